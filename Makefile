@@ -1,0 +1,69 @@
+# make build   everything into bin/
+# make up      a cluster on this machine, mounted   (DIR=, MOUNT=, HTTP=, UPFLAGS=)
+# make down    stop it
+# make test    all tests; installs what they need, as root
+# make race    the tests of all packages with the race detector
+# make lint    vet, staticcheck, the rules of the source tree
+# make bench   benchmarks
+# make install PREFIX=/usr/local DESTDIR=
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+LINKS   := trackerd stored httpd mount.tnv
+
+DIR   ?= .tnv
+MOUNT ?= $(shell [ "$$(id -u)" = 0 ] && echo /mnt/media || echo "$$HOME/media")
+HTTP  ?= 127.0.0.1:8080
+UPFLAGS ?=
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+# mount(8) looks for its helpers in /sbin only.
+SBIN    ?= /sbin
+
+# Tests of a package may run so long; all of them together stay below half an hour.
+TESTTIME ?= 20m
+RACETIME ?= 40m
+
+.PHONY: build up down test race lint bench install clean
+
+build:
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/tnv ./tools/tnv
+	@for l in $(LINKS); do ln -sfn tnv bin/$$l; done
+
+up: build
+	@bin/tnv up -d --dir '$(DIR)' --mount '$(MOUNT)' --http '$(HTTP)' $(UPFLAGS)
+
+down: build
+	@bin/tnv down --dir '$(DIR)'
+
+test: build
+	@bash .ci/deps
+	timeout -k 30 29m go test -timeout $(TESTTIME) ./...
+
+race:
+	@bash .ci/deps
+	go test -race -timeout $(RACETIME) ./...
+
+lint:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	go test -count=1 ./lint
+
+bench: build
+	go test -run '^$$' -bench . -benchmem ./...
+
+install: build
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(SBIN)' '$(DESTDIR)$(PREFIX)/share/bash-completion/completions'
+	install -m 0755 bin/tnv '$(DESTDIR)$(PREFIX)/bin/tnv'
+	@for l in trackerd stored httpd; do ln -sfn tnv '$(DESTDIR)$(PREFIX)/bin/'$$l; done
+	ln -sfn '$(PREFIX)/bin/tnv' '$(DESTDIR)$(SBIN)/mount.tnv'
+	bin/tnv completion bash > '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/tnv'
+
+clean:
+	rm -rf bin

@@ -1,0 +1,160 @@
+package blockstore
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/tnvfs/tnv"
+)
+
+func TestCompaction(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := newStore(t, fs, quiet(fs))
+	for id := 1; id <= 60; id++ {
+		mustPut(t, s, id, 10_000, false)
+	}
+	s.sealAll(t)
+	before := s.Stats()
+	var ids []tnv.BlockID
+	for id := 1; id <= 60; id++ {
+		if id%7 != 0 {
+			ids = append(ids, tnv.BlockID(id))
+		}
+	}
+	ok(t, s.Delete(ctx, 1, ids))
+	s.keepHouse()
+	if st := s.Stats(); st.Segments >= before.Segments || st.CompactedData != 80_000 {
+		t.Fatalf("before %+v, after %+v", before, st)
+	}
+	for _, s := range []*Store{s, openStore(t, quiet(fs.CrashClone(vfs.CrashCloneCfg{})))} {
+		if n := s.Stats().Blocks; n != 8 {
+			t.Fatalf("%d blocks", n)
+		}
+		for id := 7; id <= 60; id += 7 {
+			ok(t, s.Verify(key(id)))
+		}
+	}
+}
+
+// A copy is synced before the old one goes (P7), and a block deleted while it
+// is copied stays deleted.
+func TestCompactionSyncFails(t *testing.T) {
+	fs := &faultFS{FS: vfs.NewMem()}
+	s := newStore(t, fs, quiet(fs))
+	for id := 1; id <= 20; id++ {
+		mustPut(t, s, id, 10_000, true)
+	}
+	s.sealAll(t)
+	var ids []tnv.BlockID
+	for id := tnv.BlockID(2); id <= 20; id++ {
+		ids = append(ids, id)
+	}
+	ok(t, s.Delete(ctx, 1, ids))
+	fs.set(func(op, name string) error {
+		if op == "sync" && strings.HasSuffix(name, "0002.seg") && s.unsealedWith(2) {
+			return errIO
+		}
+		return nil
+	})
+	s.keepHouse()
+	fs.set(nil)
+	s.keepHouse()
+	if err := s.Verify(key(1)); err != nil {
+		t.Fatalf("the old copy went: %v", err)
+	}
+}
+
+// A copy is verified before it is one; the damaged original stays, so that the
+// scrubber finds it.
+func TestCompactionOfDamage(t *testing.T) {
+	fs := vfs.NewMem()
+	s := newStore(t, fs, quiet(fs))
+	var ids []tnv.BlockID
+	for id := 1; id <= 20; id++ {
+		mustPut(t, s, id, 10_000, true)
+		if id > 2 {
+			ids = append(ids, tnv.BlockID(id))
+		}
+	}
+	s.sealAll(t)
+	seg, _, off := segmentFile(s, key(1))
+	flip(t, fs, seg, off+5000)
+	ok(t, s.Delete(ctx, 1, ids))
+	s.keepHouse()
+	wantKind(t, s.Verify(key(1)), tnv.KindCorrupt)
+	ok(t, s.Verify(key(2)))
+	if s.Stats().Segments != 2 {
+		t.Fatal("nothing was compacted, or the damaged segment went")
+	}
+	ok(t, s.Drop(key(1), "test"))
+	s.keepHouse()
+	if s.Stats().Segments != 1 {
+		t.Fatal("the empty segment stays")
+	}
+}
+
+func TestDeleteWhileCompacting(t *testing.T) {
+	fs := vfs.NewMem()
+	s := newStore(t, fs, quiet(fs))
+	for id := 1; id <= 2; id++ {
+		mustPut(t, s, id, 10_000, true)
+	}
+	s.sealAll(t)
+	seg := s.segments[1]
+	buf := make([]byte, tnv.MaxBlockSize)
+	var moves []move
+	for id := 1; id <= 2; id++ {
+		m, err := s.copyBlock(seg, key(id), buf)
+		ok(t, err)
+		moves = append(moves, m)
+	}
+	ok(t, s.Delete(ctx, 1, []tnv.BlockID{1}))
+	ok(t, s.settle(moves))
+	if s.Has(key(1)) || !s.Has(key(2)) || s.index.get(key(2)).seg == 1 {
+		t.Fatal("the copies were taken wrongly")
+	}
+	ok(t, s.Verify(key(2)))
+}
+
+// unsealedWith tells whether segment n of this boot has records.
+func (s *Store) unsealedWith(n uint64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, g := range s.unsealed {
+		if g.id&0xffff == n && g.count > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func TestForgetTombstones(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := newStore(t, fs, quiet(fs))
+	mustPut(t, s, 1, 10_000, true)
+	mustPut(t, s, 2, 10_000, true)
+	s.sealAll(t)
+	var ids []tnv.BlockID
+	for id := tnv.BlockID(1000); id < 5000; id++ {
+		ids = append(ids, id)
+	}
+	ok(t, s.Delete(ctx, 1, append(ids, 1)))
+	s.keepHouse()
+	if n := s.Stats().Tombstones; n != 1 {
+		t.Fatalf("%d tombstones: that of block 1, which has a record, must stay, the others must go", n)
+	}
+	s = openStore(t, quiet(fs.CrashClone(vfs.CrashCloneCfg{})))
+	if s.Has(key(1)) || !s.Has(key(2)) || s.Stats().LogBytes > 1000 {
+		t.Fatalf("%+v", s.Stats())
+	}
+	// An index that lists the block, or none at all, does not bring it back.
+	_, idx, _ := segmentFile(s, key(2))
+	ok(t, s.opt.FS.Remove(idx))
+	ok(t, s.Close())
+	s = openStore(t, s.opt)
+	if s.Has(key(1)) || !s.Has(key(2)) {
+		t.Fatal("a deleted block came back")
+	}
+}

@@ -1,0 +1,44 @@
+// Package fuse shows a TNV volume to the kernel: it adapts go-fuse's raw API
+// (the FUSE protocol, one method per request) to package client.
+//
+// # What it promises
+//
+// Node ids are inode numbers, the generation is always 0: inode numbers are
+// never used again. With Options.Root, the inode that it names is the kernel's
+// node 1, and changes places with inode 1 (which no path beneath it reaches).
+//
+// Nothing is kept longer than one operation: entries, negative entries and
+// attributes time out at once, so the kernel asks each time, and a change made
+// elsewhere is seen by the next system call. Pages of files are kept, since the
+// kernel asks for the attributes before each read(2); what drops them when the
+// content changed is all in caching.go, and nowhere else.
+//
+// Permissions are the kernel's business (default_permissions), and so is the
+// umask. flock and fcntl locks hold within this mount. fallocate,
+// copy_file_range, O_TMPFILE and SEEK_HOLE are refused in the way that makes the
+// kernel or the C library do without.
+//
+// # Interrupts
+//
+// A signal that kills the caller ends its request. Any other one (the Go
+// runtime sends itself many) is ignored, as a disk's file system does: programs
+// do not expect EINTR from files. The kernel does not say which signal it was, so
+// interrupt.go looks. Every request ends by the client's own deadline in any case.
+//
+// # Reading
+//
+// Before each read(2), buffered or O_DIRECT, the kernel asks for the attributes
+// with the handle's number (AUTO_INVAL_DATA). READs that come within trustFor
+// behind such a GETATTR are answered at the version that it brought, without
+// asking the owner again. READs without one, which are faults of mapped pages and
+// reads of O_APPEND handles, ask the owner first. A page that is mapped already
+// is not looked at again by anybody until the file is stat'ed or read.
+//
+// Data goes from the client's buffers to the kernel by writev(2), with no copy
+// in between.
+//
+// # Handles
+//
+// A handle opened for reading only has no FLUSH. Handles with O_APPEND bypass
+// the page cache, and the offset is found by the client as it writes.
+package fuse

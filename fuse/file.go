@@ -1,0 +1,242 @@
+package fuse
+
+import (
+	"errors"
+	"io"
+	"syscall"
+	"time"
+
+	raw "github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/tnvfs/tnv"
+)
+
+// openFlags are the flags of open(2) that matter to a Backend.
+const openFlags = syscall.O_ACCMODE | syscall.O_APPEND
+
+// fsyncDataOnly is the flag of FSYNC that means fdatasync(2).
+const fsyncDataOnly = 1
+
+// now is the time on this FS's own clock, for handle.validated.
+func (f *FS) now() int64 { return int64(time.Since(f.start)) }
+
+// Open opens a regular file.
+func (f *FS) Open(cancel <-chan struct{}, in *raw.OpenIn, out *raw.OpenOut) raw.Status {
+	ctx := f.begin(cancel, &in.InHeader)
+	defer ctx.end()
+	file, a, err := f.b.OpenFile(ctx, f.ino(in.NodeId), int(in.Flags)&openFlags)
+	if err != nil {
+		return status(err)
+	}
+	f.opened(out, file, &a, in.Flags)
+	return raw.OK
+}
+
+// opened gives an open file its number and the kernel its instructions.
+func (f *FS) opened(out *raw.OpenOut, file File, a *tnv.Attr, flags uint32) {
+	h := &handle{file: file, ino: a.Ino,
+		writable: flags&syscall.O_ACCMODE != syscall.O_RDONLY}
+	h.direct = h.writable && flags&syscall.O_APPEND != 0
+	h.validated.Store(-int64(trustFor))
+	keep, drop := f.pages.open(a, h.writable)
+	if drop {
+		f.notify.send(f.node(a.Ino), a.Ino)
+	}
+	if keep {
+		out.OpenFlags |= raw.FOPEN_KEEP_CACHE
+	}
+	if h.direct {
+		out.OpenFlags |= raw.FOPEN_DIRECT_IO
+	}
+	if !h.writable {
+		out.OpenFlags |= raw.FOPEN_NOFLUSH
+	}
+	out.Fh = f.addHandle(h)
+}
+
+// Read reads from a file: see the package's page for which version. Fewer bytes
+// than asked for would mean the end of the file to the kernel.
+func (f *FS) Read(cancel <-chan struct{}, in *raw.ReadIn, _ []byte) (raw.ReadResult, raw.Status) {
+	h := f.handle(in.Fh)
+	if h == nil {
+		return nil, raw.EBADF
+	}
+	ctx := f.begin(cancel, &in.InHeader)
+	defer ctx.end()
+	view := h.file.View
+	if f.now()-h.validated.Load() < int64(trustFor) {
+		view = h.file.ViewVersion
+	}
+	v := &viewed{}
+	for want := int(in.Size); v.size < want; view = h.file.ViewVersion {
+		parts, release, err := view(ctx, int64(in.Offset)+int64(v.size), want-v.size)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			v.Done()
+			return nil, status(err)
+		}
+		if !v.add(parts, release, want) {
+			v.Done()
+			f.log.WithField("ino", h.ino).Error("a read gave nothing")
+			return nil, raw.EIO
+		}
+	}
+	return v.result(), raw.OK
+}
+
+// viewed is the answer to a READ: parts of the backend's memory.
+type viewed struct {
+	parts    [][]byte
+	size     int
+	releases []func()
+	one      [4]func() // room for the usual
+}
+
+// maxParts is how many parts one writev(2) takes, less go-fuse's own.
+const maxParts = 1000
+
+// add takes parts in, up to a size in all. It tells whether there were any bytes.
+func (v *viewed) add(parts [][]byte, release func(), limit int) bool {
+	if v.releases == nil {
+		v.releases = v.one[:0]
+	}
+	if release != nil {
+		v.releases = append(v.releases, release)
+	}
+	was := v.size
+	for _, p := range parts {
+		if p = p[:min(len(p), limit-v.size)]; len(p) > 0 {
+			v.parts = append(v.parts, p)
+			v.size += len(p)
+		}
+	}
+	return v.size > was
+}
+
+// result is what go-fuse gets, which calls Done on answers that are not empty.
+func (v *viewed) result() raw.ReadResult {
+	switch {
+	case v.size == 0:
+		v.Done()
+		return raw.ReadResultData(nil)
+	case len(v.parts) > maxParts:
+		defer v.Done()
+		b, _ := v.Bytes(make([]byte, 0, v.size))
+		return raw.ReadResultData(b)
+	}
+	return v
+}
+
+// Size is the answer's length in bytes.
+func (v *viewed) Size() int { return v.size }
+
+// Done is called when the kernel has the bytes.
+func (v *viewed) Done() {
+	for _, release := range v.releases {
+		release()
+	}
+	v.releases = nil
+}
+
+// Slices are what go-fuse hands to writev(2).
+func (v *viewed) Slices() ([][]byte, raw.Status) { return v.parts, raw.OK }
+
+// Bytes copies the answer into one piece.
+func (v *viewed) Bytes(buf []byte) ([]byte, raw.Status) {
+	buf = buf[:0]
+	for _, p := range v.parts {
+		buf = append(buf, p...)
+	}
+	return buf, raw.OK
+}
+
+// Writev writes to a file. The data comes in one piece from /dev/fuse.
+func (f *FS) Writev(cancel <-chan struct{}, in *raw.WriteIn, data [][]byte) (uint32, raw.Status) {
+	h := f.handle(in.Fh)
+	if h == nil {
+		return 0, raw.EBADF
+	}
+	ctx := f.begin(cancel, &in.InHeader)
+	defer ctx.end()
+	f.pages.written(h.ino)
+	if in.WriteFlags&raw.WRITE_KILL_SUIDGID != 0 {
+		h.file.KillSUID()
+	}
+	// What comes from mapped pages has its place, O_APPEND or not.
+	appends := h.direct && in.WriteFlags&raw.WRITE_CACHE == 0
+	var done int
+	for _, p := range data {
+		var n int
+		var err error
+		if appends {
+			_, n, err = h.file.Append(ctx, p)
+		} else {
+			n, err = h.file.WriteAt(ctx, p, int64(in.Offset)+int64(done))
+		}
+		done += n
+		if err != nil {
+			return uint32(done), status(err)
+		}
+	}
+	return uint32(done), raw.OK
+}
+
+// Write is Writev with one piece.
+func (f *FS) Write(cancel <-chan struct{}, in *raw.WriteIn, data []byte) (uint32, raw.Status) {
+	return f.Writev(cancel, in, [][]byte{data})
+}
+
+// Flush answers close(2).
+func (f *FS) Flush(cancel <-chan struct{}, in *raw.FlushIn) raw.Status {
+	h := f.handle(in.Fh)
+	if h == nil {
+		return raw.EBADF
+	}
+	if !h.writable {
+		return raw.OK
+	}
+	ctx := f.begin(cancel, &in.InHeader)
+	defer ctx.end()
+	return status(h.file.Flush(ctx))
+}
+
+// Fsync answers fsync(2) and fdatasync(2).
+func (f *FS) Fsync(cancel <-chan struct{}, in *raw.FsyncIn) raw.Status {
+	h := f.handle(in.Fh)
+	if h == nil {
+		return raw.EBADF
+	}
+	ctx := f.begin(cancel, &in.InHeader)
+	defer ctx.end()
+	return status(h.file.Sync(ctx, in.FsyncFlags&fsyncDataOnly != 0))
+}
+
+// Release ends a handle: nobody waits for the answer.
+func (f *FS) Release(_ <-chan struct{}, in *raw.ReleaseIn) {
+	f.mu.Lock()
+	h := f.handles[in.Fh]
+	delete(f.handles, in.Fh)
+	f.mu.Unlock()
+	if h == nil {
+		return
+	}
+	if err := h.file.Close(); err != nil {
+		f.log.WithError(err).WithField("ino", h.ino).Warn("a file that nobody has open any more failed to close")
+	}
+	if h.writable {
+		f.pages.closed(h.ino)
+	}
+}
+
+// Lseek is the kernel's own: without us it takes files to have no holes.
+func (f *FS) Lseek(<-chan struct{}, *raw.LseekIn, *raw.LseekOut) raw.Status { return raw.ENOSYS }
+
+// Fallocate is not there: the kernel says EOPNOTSUPP from then on.
+func (f *FS) Fallocate(<-chan struct{}, *raw.FallocateIn) raw.Status { return raw.ENOSYS }
+
+// CopyFileRange is not there: the kernel copies through its pages.
+func (f *FS) CopyFileRange(<-chan struct{}, *raw.CopyFileRangeIn) (uint32, raw.Status) {
+	return 0, raw.ENOSYS
+}

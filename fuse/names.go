@@ -1,0 +1,136 @@
+package fuse
+
+import (
+	"syscall"
+
+	raw "github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
+)
+
+// Lookup finds a name. "." and ".." come from servers that export the mount.
+func (f *FS) Lookup(cancel <-chan struct{}, in *raw.InHeader, name string, out *raw.EntryOut) raw.Status {
+	ctx := f.begin(cancel, in)
+	defer ctx.end()
+	parent := f.ino(in.NodeId)
+	var a tnv.Attr
+	var err error
+	if name == "." || name == ".." && parent == f.root {
+		a, err = f.b.GetAttr(ctx, cred(in), parent)
+	} else {
+		a, err = f.b.Lookup(ctx, cred(in), parent, name)
+	}
+	if err != nil {
+		return status(err)
+	}
+	return f.entry(out, &a)
+}
+
+// Forget takes back what Lookup and its like gave out.
+func (f *FS) Forget(node, n uint64) { f.pages.forget(f.ino(node), n) }
+
+// Mknod makes a file of any type but directory and link.
+func (f *FS) Mknod(cancel <-chan struct{}, in *raw.MknodIn, name string, out *raw.EntryOut) raw.Status {
+	ctx := f.begin(cancel, &in.InHeader)
+	defer ctx.end()
+	rep, err := f.b.Create(ctx, cred(&in.InHeader), protocol.Create{
+		Parent: f.ino(in.NodeId), Name: name, Mode: in.Mode, Rdev: in.Rdev, Excl: true})
+	if err != nil {
+		return status(err)
+	}
+	return f.entry(out, &rep.Attr)
+}
+
+// Mkdir makes a directory.
+func (f *FS) Mkdir(cancel <-chan struct{}, in *raw.MkdirIn, name string, out *raw.EntryOut) raw.Status {
+	ctx := f.begin(cancel, &in.InHeader)
+	defer ctx.end()
+	a, err := f.b.Mkdir(ctx, cred(&in.InHeader), protocol.Mkdir{
+		Parent: f.ino(in.NodeId), Name: name, Mode: in.Mode & 0o7777})
+	if err != nil {
+		return status(err)
+	}
+	return f.entry(out, &a)
+}
+
+// Symlink makes a symbolic link.
+func (f *FS) Symlink(cancel <-chan struct{}, in *raw.InHeader, target, name string, out *raw.EntryOut) raw.Status {
+	ctx := f.begin(cancel, in)
+	defer ctx.end()
+	a, err := f.b.Symlink(ctx, cred(in), protocol.Symlink{Parent: f.ino(in.NodeId), Name: name, Target: target})
+	if err != nil {
+		return status(err)
+	}
+	return f.entry(out, &a)
+}
+
+// Readlink reads one.
+func (f *FS) Readlink(cancel <-chan struct{}, in *raw.InHeader) ([]byte, raw.Status) {
+	ctx := f.begin(cancel, in)
+	defer ctx.end()
+	target, err := f.b.ReadLink(ctx, cred(in), f.ino(in.NodeId))
+	if err != nil {
+		return nil, status(err)
+	}
+	return []byte(target), raw.OK
+}
+
+// Link gives an inode one more name.
+func (f *FS) Link(cancel <-chan struct{}, in *raw.LinkIn, name string, out *raw.EntryOut) raw.Status {
+	ctx := f.begin(cancel, &in.InHeader)
+	defer ctx.end()
+	a, err := f.b.Link(ctx, cred(&in.InHeader), protocol.Link{
+		Ino: f.ino(in.Oldnodeid), Parent: f.ino(in.NodeId), Name: name})
+	if err != nil {
+		return status(err)
+	}
+	return f.entry(out, &a)
+}
+
+// Unlink removes a name that is not a directory's.
+func (f *FS) Unlink(cancel <-chan struct{}, in *raw.InHeader, name string) raw.Status {
+	ctx := f.begin(cancel, in)
+	defer ctx.end()
+	_, err := f.b.Unlink(ctx, cred(in), protocol.Unlink{Parent: f.ino(in.NodeId), Name: name})
+	return status(err)
+}
+
+// Rmdir removes an empty directory.
+func (f *FS) Rmdir(cancel <-chan struct{}, in *raw.InHeader, name string) raw.Status {
+	ctx := f.begin(cancel, in)
+	defer ctx.end()
+	return status(f.b.Rmdir(ctx, cred(in), protocol.Rmdir{Parent: f.ino(in.NodeId), Name: name}))
+}
+
+// Rename moves a name. RENAME_WHITEOUT is refused.
+func (f *FS) Rename(cancel <-chan struct{}, in *raw.RenameIn, from, to string) raw.Status {
+	if in.Flags&^(protocol.RenameNoReplace|protocol.RenameExchange) != 0 {
+		return raw.EINVAL
+	}
+	ctx := f.begin(cancel, &in.InHeader)
+	defer ctx.end()
+	_, err := f.b.Rename(ctx, cred(&in.InHeader), protocol.Rename{Parent: f.ino(in.NodeId), Name: from,
+		NewParent: f.ino(in.Newdir), NewName: to, Flags: in.Flags})
+	return status(err)
+}
+
+// Create makes and opens a regular file. The kernel found no such name a moment
+// ago. If there is one by now, it has to look again, since it has neither checked
+// the right to open that file nor would it truncate it: ESTALE makes it do so.
+func (f *FS) Create(cancel <-chan struct{}, in *raw.CreateIn, name string, out *raw.CreateOut) raw.Status {
+	ctx := f.begin(cancel, &in.InHeader)
+	defer ctx.end()
+	file, rep, err := f.b.CreateFile(ctx, cred(&in.InHeader), protocol.Create{Parent: f.ino(in.NodeId), Name: name,
+		Mode: syscall.S_IFREG | in.Mode&0o7777, Excl: true}, int(in.Flags)&openFlags)
+	if err != nil {
+		if tnv.KindOf(err) == tnv.KindExist && in.Flags&syscall.O_EXCL == 0 {
+			return raw.Status(syscall.ESTALE)
+		}
+		return status(err)
+	}
+	f.entry(&out.EntryOut, &rep.Attr)
+	f.opened(&out.OpenOut, file, &rep.Attr, in.Flags)
+	f.pages.noCaps(rep.Attr.Ino, rep.Attr.Version) // it is new
+	return raw.OK
+}

@@ -1,0 +1,58 @@
+package httpd
+
+import (
+	"net/url"
+	"strings"
+
+	"github.com/tnvfs/tnv"
+)
+
+// maxPath bounds the length of a path, as PATH_MAX does.
+const maxPath = 4096
+
+// ownPrefix is where the daemon's own pages are.
+const ownPrefix = "/.tnv"
+
+// volumePath makes a path of the volume of a request's: absolute, without empty
+// segments, without a slash at its end but for the root. dir tells that the
+// request's path ended in a slash. KindInvalid for what names no file: a zero
+// byte, an escaped slash, "." and ".." as segments (clients resolve these
+// themselves; who sends them tries something).
+func volumePath(u *url.URL) (p string, dir bool, err error) {
+	raw := u.EscapedPath()
+	if !strings.HasPrefix(u.Path, "/") {
+		return "", false, tnv.E("path", tnv.KindInvalid, "it does not begin with a slash")
+	}
+	if len(u.Path) > maxPath {
+		return "", false, tnv.E("path", tnv.KindNameTooLong, "it is longer than %d bytes", maxPath)
+	}
+	if strings.IndexByte(u.Path, 0) >= 0 {
+		return "", false, tnv.E("path", tnv.KindInvalid, "it holds a zero byte")
+	}
+	if strings.Contains(raw, "%2f") || strings.Contains(raw, "%2F") {
+		return "", false, tnv.E("path", tnv.KindInvalid, "it holds an escaped slash, which no file name can")
+	}
+	var b strings.Builder
+	for seg := range strings.SplitSeq(u.Path, "/") {
+		switch {
+		case seg == "":
+			continue
+		case seg == "." || seg == "..":
+			return "", false, tnv.E("path", tnv.KindInvalid, `it holds "." or ".."`)
+		case len(seg) > tnv.MaxNameLen:
+			return "", false, tnv.E("path", tnv.KindNameTooLong, "a name is longer than %d bytes", tnv.MaxNameLen)
+		}
+		b.WriteByte('/')
+		b.WriteString(seg)
+	}
+	if b.Len() == 0 {
+		return "/", true, nil
+	}
+	return b.String(), strings.HasSuffix(u.Path, "/"), nil
+}
+
+// own tells whether a path is the daemon's own.
+func own(p string) bool { return p == ownPrefix || strings.HasPrefix(p, ownPrefix+"/") }
+
+// link writes a path of the volume as a URL's path.
+func link(p string) string { return (&url.URL{Path: p}).EscapedPath() }

@@ -1,0 +1,138 @@
+package httpd
+
+import (
+	"context"
+	"errors"
+	"io"
+	stdlog "log"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/admin"
+	"github.com/tnvfs/tnv/client"
+)
+
+// Config says how the daemon runs. Client needs trackers and key; the zero value
+// of the rest works.
+type Config struct {
+	Listen string        // host:port; "": 127.0.0.1:8080
+	Client client.Config // which volume of which cluster
+	// Cred is who reads: files and directories that this user may not read are
+	// 403. Nil: the user that the process runs as.
+	Cred  *tnv.Cred
+	Admin string // address of /metrics and /healthz; "": none
+	Log   *logrus.Entry
+	// Ready, if set, is called once with the address, when requests are answered.
+	Ready func(addr string)
+}
+
+// DefaultListen is where the daemon listens unless told otherwise.
+const DefaultListen = "127.0.0.1:8080"
+
+const (
+	maxConns      = 4096
+	maxHeader     = 32 << 10
+	headerLimit   = 10 * time.Second
+	idleLimit     = 2 * time.Minute
+	shutdownLimit = 3 * time.Second // what is under way may take so long to end
+	closeLimit    = 10 * time.Second
+)
+
+// Run serves the volume until ctx ends, then lets short requests end, cuts long
+// ones, and ends the session.
+func Run(ctx context.Context, cfg Config) error {
+	cfg = cfg.withDefaults()
+	ln, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return &tnv.Error{Op: "listen for HTTP on " + cfg.Listen, Kind: tnv.KindOf(err), Msg: "choose another address, or port 0 for any free one, with --listen", Err: err}
+	}
+	defer ln.Close()
+	side := admin.New()
+	adminCtx, stopAdmin := context.WithCancel(ctx)
+	defer stopAdmin()
+	if err := side.Serve(adminCtx, cfg.Admin); err != nil {
+		return err
+	}
+	cfg.Client.ReadOnly, cfg.Client.Registry = true, side.Registry
+	c, err := client.Connect(ctx, cfg.Client)
+	if err != nil {
+		return err
+	}
+	h := newHandler(clientSource{c}, *cfg.Cred, cfg.Client.Volume, cfg.Client.Memory, cfg.Log, newMetrics(side.Registry))
+	side.Check("volume", func() error {
+		ctx, cancel := context.WithTimeout(ctx, healthLimit)
+		defer cancel()
+		_, err := c.StatFS(ctx)
+		return err
+	})
+	err = serve(ctx, cfg, ln, h)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
+	defer cancel()
+	return errors.Join(err, c.Close(closing))
+}
+
+func (c Config) withDefaults() Config {
+	if c.Listen == "" {
+		c.Listen = DefaultListen
+	}
+	if c.Log == nil {
+		l := logrus.New()
+		l.SetOutput(io.Discard)
+		c.Log = logrus.NewEntry(l)
+	}
+	if c.Cred == nil {
+		c.Cred = &tnv.Cred{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
+	}
+	if c.Client.Volume == "" {
+		c.Client.Volume = "media"
+	}
+	if c.Client.Memory == 0 {
+		c.Client.Memory = 256 << 20
+	}
+	if c.Client.Log == nil {
+		c.Client.Log = c.Log
+	}
+	if c.Client.Name == "" {
+		host, _ := os.Hostname()
+		c.Client.Name = "httpd on " + host
+	}
+	return c
+}
+
+// newServer sets the limits of connections.
+func newServer(h http.Handler, errors *stdlog.Logger) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit, MaxHeaderBytes: maxHeader, ErrorLog: errors}
+}
+
+// serve answers requests until ctx ends.
+func serve(ctx context.Context, cfg Config, ln net.Listener, h *handler) error {
+	// What net/http says is of single connections: for debugging only.
+	debugLog := cfg.Log.WriterLevel(logrus.DebugLevel)
+	defer debugLog.Close()
+	srv := newServer(h, stdlog.New(debugLog, "", 0))
+	limited := newLimitListener(ln, maxConns, func(delta int) { h.m.conns.Add(float64(delta)) })
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(limited) }()
+	cfg.Log.WithField("addr", ln.Addr().String()).Info("serving")
+	if cfg.Ready != nil {
+		cfg.Ready(ln.Addr().String())
+	}
+	select {
+	case err := <-served:
+		return tnv.Wrap("serve HTTP", err)
+	case <-ctx.Done():
+	}
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
+	defer cancel()
+	if srv.Shutdown(ending) != nil {
+		srv.Close() // a film is still on its way: its viewer must do without
+	}
+	<-served
+	h.close()
+	return nil
+}

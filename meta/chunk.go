@@ -1,0 +1,192 @@
+package meta
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sort"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/kv"
+)
+
+// A chunk's extents are sorted, disjoint and within the chunk. A commit lays new
+// ones over them. It writes a small delta record where the chunk has many
+// extents, and folds the deltas into the base when they have grown to its size:
+// so a small write costs a small record, and a chunk is read in one scan.
+
+// foldAt is the number of extents up to which a chunk is always written whole.
+const foldAt = 32
+
+// load takes one stored record of the chunk; suffix is its key behind the chunk's.
+func (c *chunk) load(suffix string, v []byte) error {
+	d := decoder{b: v}
+	d.version()
+	switch {
+	case suffix == "\x00":
+		c.seq = tnv.BatchSeq(d.u64())
+		c.extents = d.extents()
+		c.base = len(c.extents)
+	case len(suffix) == 9 && suffix[0] == 1:
+		seq := tnv.BatchSeq(binary.BigEndian.Uint64([]byte(suffix[1:])))
+		l := d.extents()
+		for _, e := range l {
+			c.extents = overlay(c.extents, e)
+		}
+		c.seq = seq
+		c.deltas = append(c.deltas, seq)
+		c.added += len(l)
+	default:
+		d.fail()
+	}
+	return d.err
+}
+
+// overlay lays e over l, in place where it can. An e without a block is a hole.
+func overlay(l []tnv.Extent, e tnv.Extent) []tnv.Extent {
+	lo := sort.Search(len(l), func(i int) bool { return l[i].End() > e.Off })
+	hi := lo
+	var parts [3]tnv.Extent
+	n := 0
+	for ; hi < len(l) && l[hi].Off < e.End(); hi++ {
+		if l[hi].Off < e.Off {
+			parts[n] = cut(l[hi], l[hi].Off, e.Off)
+			n++
+		}
+	}
+	if e.Block != 0 {
+		parts[n] = e
+		n++
+	}
+	if hi > lo && l[hi-1].End() > e.End() {
+		parts[n] = cut(l[hi-1], e.End(), l[hi-1].End())
+		n++
+	}
+	return slices.Replace(l, lo, hi, parts[:n]...)
+}
+
+// cut is the part of e in [from, to).
+func cut(e tnv.Extent, from, to uint32) tnv.Extent {
+	e.BlockOff += from - e.Off
+	e.Off, e.Len = from, to-from
+	return e
+}
+
+func allocated(l []tnv.Extent) uint64 {
+	var n uint64
+	for _, e := range l {
+		n += uint64(e.Len)
+	}
+	return n
+}
+
+// blocksGone lists the blocks of was that is names no more.
+func blocksGone(was, is []tnv.Extent) []tnv.Extent {
+	kept := make(map[tnv.BlockID]bool, len(is))
+	for _, e := range is {
+		kept[e.Block] = true
+	}
+	var gone []tnv.Extent
+	for _, e := range was {
+		if e.Block != 0 && !kept[e.Block] {
+			kept[e.Block] = true
+			gone = append(gone, e)
+		}
+	}
+	return gone
+}
+
+// chunkOf reads a chunk of an inode, without what truncation has left of it; nil if nothing is there.
+func (tx *Tx) chunkOf(n *inode, index uint64) (c *chunk, left *chunk, err error) {
+	c, err = getAs[chunk](tx, chunkKey(n.Ino, index))
+	if err != nil || c == nil {
+		return nil, nil, err
+	}
+	if index >= n.TrimFrom && c.seq <= n.TrimSeq {
+		return nil, c, nil
+	}
+	return c, nil, nil
+}
+
+// writeChunk lays extents over a chunk of n and frees the blocks that it names
+// no more. It returns by how many bytes the chunk's allocation grew.
+func (tx *Tx) writeChunk(n *inode, index uint64, add []tnv.Extent) (int64, error) {
+	was, left, err := tx.chunkOf(n, index)
+	if err != nil {
+		return 0, err
+	}
+	key := chunkKey(n.Ino, index)
+	if was == nil {
+		was = &chunk{base: -1}
+	}
+	is := &chunk{extents: slices.Clone(was.extents), seq: tx.seq, base: was.base, deltas: was.deltas, added: was.added + len(add)}
+	for _, e := range add {
+		is.extents = overlay(is.extents, e)
+	}
+	grew := int64(allocated(is.extents)) - int64(allocated(was.extents))
+	if left != nil { // all of it goes: the new base replaces it
+		tx.freeBlocks(n.Ino, index, blocksGone(left.extents, nil))
+		is.base, is.deltas = left.base, left.deltas
+		grew -= int64(allocated(left.extents))
+	}
+	if overlaps(was.extents, add) {
+		tx.freeBlocks(n.Ino, index, blocksGone(append(slices.Clone(was.extents), add...), is.extents))
+	}
+	tx.storeChunk(key, is, add, left != nil)
+	return grew, nil
+}
+
+func overlaps(l, add []tnv.Extent) bool {
+	for _, e := range add {
+		i := sort.Search(len(l), func(i int) bool { return l[i].End() > e.Off })
+		if i < len(l) && l[i].Off < e.End() {
+			return true
+		}
+	}
+	return len(add) > 1 // new ones may cover each other
+}
+
+// storeChunk writes c, of which add is new: as a delta, or folded.
+func (tx *Tx) storeChunk(key string, c *chunk, add []tnv.Extent, whole bool) {
+	if len(c.extents) == 0 {
+		tx.dropChunk(key, c)
+		return
+	}
+	if !whole && len(c.extents) > foldAt && c.base >= 0 && c.added < max(foldAt, c.base) {
+		c.deltas = append(slices.Clone(c.deltas), tx.seq)
+		tx.raw = append(tx.raw, kv.Write{Key: []byte(chunkDeltaKey(key, tx.seq)), Value: encodeDelta(add)})
+		tx.put(key, c)
+		return
+	}
+	for _, seq := range c.deltas {
+		tx.raw = append(tx.raw, kv.Write{Key: []byte(chunkDeltaKey(key, seq))})
+	}
+	c.deltas, c.added, c.base = nil, 0, len(c.extents)
+	tx.raw = append(tx.raw, kv.Write{Key: []byte(chunkBaseKey(key)), Value: c.encodeBase()})
+	tx.put(key, c)
+}
+
+// dropChunk removes a chunk's records.
+func (tx *Tx) dropChunk(key string, c *chunk) {
+	if c.base >= 0 {
+		tx.raw = append(tx.raw, kv.Write{Key: []byte(chunkBaseKey(key))})
+	}
+	for _, seq := range c.deltas {
+		tx.raw = append(tx.raw, kv.Write{Key: []byte(chunkDeltaKey(key, seq))})
+	}
+	tx.put(key, nil)
+}
+
+func formatKey(vol tnv.VolumeID, key string) string {
+	switch key[0] {
+	case keyInode, keyUnlinked, keyTrim:
+		return fmt.Sprintf("volume %d, inode %d", vol, split1(key))
+	case keyChunk:
+		ino, c := split2(key)
+		return fmt.Sprintf("volume %d, inode %d, chunk %d", vol, ino, c)
+	case keyDentry:
+		_, name := dentryName(key)
+		return fmt.Sprintf("volume %d, directory %d, entry %q", vol, split1(key), name)
+	}
+	return fmt.Sprintf("volume %d, record %q", vol, key)
+}

@@ -1,0 +1,167 @@
+package meta
+
+import (
+	"context"
+	"errors"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/kv"
+)
+
+// publishLocked makes what tx wrote the newest state and queues it to be applied.
+func (s *store) publishLocked(tx *Tx) {
+	b := kv.Batch{Seq: tx.seq, Writes: tx.encode()}
+	s.seq = tx.seq
+	s.lastNow = tx.now
+	for _, key := range tx.order {
+		s.putLocked(key, tx.local[key], tx.seq)
+	}
+	for name, next := range tx.ids {
+		s.ids[name].next = next
+	}
+	for _, w := range b.Writes {
+		s.pending.Set(string(w.Key), pendingWrite{tx.seq, w.Value})
+	}
+	tx.runAfter()
+	s.open.batches = append(s.open.batches, b)
+	s.open.last = b.Seq
+	s.evictLocked()
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// commitLoop applies groups of batches in order until the store is closed.
+func (s *store) commitLoop() {
+	defer close(s.done)
+	for {
+		select {
+		case <-s.kick:
+		case <-s.stop:
+			s.commitAll()
+			return
+		}
+		s.commitAll()
+	}
+}
+
+func (s *store) commitAll() {
+	for {
+		s.mu.Lock()
+		g := s.open
+		if len(g.batches) == 0 {
+			s.mu.Unlock()
+			return
+		}
+		s.busy, s.open = g, newGroup()
+		fence := kv.Fence{Vol: s.vol, Epoch: s.lease.Epoch}
+		s.mu.Unlock()
+		// A commit is never cancelled: its outcome would be open.
+		err := s.engine.Apply(context.Background(), fence, g.batches)
+		s.mu.Lock()
+		if err != nil {
+			g.err = s.failLocked(err)
+		} else {
+			s.settleLocked(g)
+		}
+		s.busy = nil
+		s.mu.Unlock()
+		close(g.done)
+		if err != nil {
+			s.drain(g.err)
+			return
+		}
+	}
+}
+
+// settleLocked forgets that g's writes were pending.
+func (s *store) settleLocked(g *commitGroup) {
+	for _, b := range g.batches {
+		for _, w := range b.Writes {
+			if p, ok := s.pending.Get(string(w.Key)); ok && p.seq <= g.last {
+				s.pending.Delete(string(w.Key))
+			}
+		}
+	}
+	s.evictLocked()
+}
+
+// failLocked gives the volume up: memory holds what may never be applied.
+func (s *store) failLocked(err error) error {
+	kind := tnv.KindUnavailable
+	if errors.Is(err, kv.ErrFenced) {
+		kind = tnv.KindFenced
+	}
+	err = &tnv.Error{Op: "commit", Kind: kind, Err: err}
+	if s.failed == nil {
+		s.failed = err
+		close(s.dead)
+		s.log.WithError(err).Error("giving up the volume: a batch could not be applied")
+	} else if tnv.KindOf(s.failed) == tnv.KindNotOwner { // it was being closed
+		s.failed = err
+	}
+	return err
+}
+
+// drain fails the batches behind a failed one.
+func (s *store) drain(err error) {
+	s.mu.Lock()
+	g := s.open
+	s.open = newGroup()
+	s.mu.Unlock()
+	g.err = err
+	close(g.done)
+}
+
+// appliedLocked is the newest batch that was applied.
+func (s *store) appliedLocked() tnv.BatchSeq {
+	switch {
+	case s.busy != nil:
+		return s.busy.batches[0].Seq - 1
+	case len(s.open.batches) > 0:
+		return s.open.batches[0].Seq - 1
+	}
+	return s.seq
+}
+
+// wait returns when batch seq is applied.
+func (s *store) wait(ctx context.Context, seq tnv.BatchSeq) error {
+	s.mu.RLock()
+	var g *commitGroup
+	switch {
+	case seq <= s.appliedLocked():
+		err := s.failed
+		s.mu.RUnlock()
+		if err != nil && tnv.KindOf(err) != tnv.KindNotOwner {
+			return err
+		}
+		return nil
+	case s.busy != nil && seq <= s.busy.last:
+		g = s.busy
+	case seq <= s.open.last:
+		g = s.open
+	default: // its group failed and is forgotten
+		err := s.failed
+		s.mu.RUnlock()
+		return err
+	}
+	s.mu.RUnlock()
+	select {
+	case <-g.done:
+		return g.err
+	case <-ctx.Done():
+		return tnv.Wrap("commit", ctx.Err())
+	}
+}
+
+// sync returns when everything published before the call is on disk.
+func (s *store) sync(ctx context.Context) error {
+	s.mu.RLock()
+	seq := s.seq
+	s.mu.RUnlock()
+	if err := s.wait(ctx, seq); err != nil {
+		return err
+	}
+	return s.engine.Sync(ctx)
+}

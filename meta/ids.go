@@ -1,0 +1,93 @@
+package meta
+
+import (
+	"context"
+
+	"github.com/tnvfs/tnv"
+)
+
+// Ids are handed out from ranges that were reserved on disk before their first
+// use; after a restart the rest of the range is skipped. So no id is given
+// twice, whatever crashes.
+type idRange struct {
+	next, limit uint64
+	step        uint64
+}
+
+const (
+	idIno     = "ino"
+	idBlock   = "block"
+	idSession = "session"
+)
+
+var idSteps = map[string]uint64{idIno: 1 << 16, idBlock: 1 << 20, idSession: 1 << 8}
+
+// loadIDs reads the counters: what was reserved before is skipped.
+func (s *store) loadIDs(ctx context.Context) error {
+	for name, step := range idSteps {
+		first := uint64(grantSize) // a multiple, so that grants are aligned
+		if name == idIno {
+			first = uint64(tnv.RootIno) + 1
+		}
+		err := s.read(ctx, func(tx *Tx) error {
+			c, err := getAs[counter](tx, counterKey(name))
+			if err == nil && c != nil {
+				first = c.Next
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.ids[name] = &idRange{next: first, limit: first, step: step}
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// newIDs takes n ids that follow each other; the first is returned.
+func (tx *Tx) newIDs(name string, n uint64) (uint64, error) {
+	r := tx.s.ids[name]
+	next, ok := tx.ids[name]
+	if !ok {
+		next = r.next
+	}
+	if next+n > r.limit {
+		tx.lackIDs = append(tx.lackIDs, name)
+		return 0, errMiss
+	}
+	if tx.ids == nil {
+		tx.ids = map[string]uint64{}
+	}
+	tx.ids[name] = next + n
+	return next, nil
+}
+
+// reserve makes more ids of a kind available.
+func (s *store) reserve(ctx context.Context, name string) error {
+	var limit uint64
+	err := s.mutate(ctx, func(tx *Tx) error {
+		limit = s.ids[name].limit + s.ids[name].step
+		tx.set(counterKey(name), &counter{limit})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.engine.Sync(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Two reservations at once both count from the same limit: the larger holds.
+	s.ids[name].limit = max(s.ids[name].limit, limit)
+	return nil
+}
+
+// highWater is the first id of a kind that is certainly not given out.
+func (s *store) highWater(name string) uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.ids[name].limit
+}

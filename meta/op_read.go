@@ -1,0 +1,135 @@
+package meta
+
+import (
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
+)
+
+// lookup finds a name in a directory.
+func lookup(tx *Tx, _ *call, rq *protocol.Lookup) (*protocol.AttrReply, error) {
+	if err := tx.want(inodeKey(rq.Parent), dentryKey(rq.Parent, rq.Name)); err != nil {
+		return nil, err
+	}
+	dir, err := tx.dir(rq.Parent)
+	if err != nil {
+		return nil, err
+	}
+	ino := tnv.Ino(0)
+	switch {
+	case rq.Name == "..":
+		ino = dir.Parent
+	case rq.Name == ".":
+		ino = dir.Ino
+	case len(rq.Name) > tnv.MaxNameLen:
+		return nil, checkName(rq.Name)
+	default:
+		e, err := tx.entry(rq.Parent, rq.Name)
+		if err != nil {
+			return nil, err
+		}
+		if e == nil {
+			return nil, tnv.E("lookup", tnv.KindNotExist, "%q", rq.Name)
+		}
+		ino = e.Ino
+	}
+	n, err := tx.inode(ino)
+	if err != nil {
+		return nil, err
+	}
+	return attrReply(n), nil
+}
+
+// getAttr reads an inode.
+func getAttr(tx *Tx, _ *call, rq *protocol.GetAttr) (*protocol.AttrReply, error) {
+	n, err := tx.inode(rq.Ino)
+	if err != nil {
+		return nil, err
+	}
+	return attrReply(n), nil
+}
+
+// readLink reads a symbolic link.
+func readLink(tx *Tx, _ *call, rq *protocol.ReadLink) (*protocol.ReadLinkReply, error) {
+	n, err := tx.inode(rq.Ino)
+	if err != nil {
+		return nil, err
+	}
+	if n.Type() != tnv.TypeSymlink {
+		return nil, tnv.E("readlink", tnv.KindInvalid, "inode %d is no symbolic link", rq.Ino)
+	}
+	return &protocol.ReadLinkReply{Target: n.Target}, nil
+}
+
+// maxExtents is how many extents one reply has, so that it fits a frame; one
+// chunk has at most 16,384, as blocks cover 4 KiB at least but for odd ends.
+const maxExtents = 40000
+
+// extents reads the extents of some chunks, and the attributes of that moment.
+func extents(tx *Tx, _ *call, rq *protocol.Extents) (*protocol.ExtentsReply, error) {
+	if rq.Count > protocol.MaxChunks {
+		return nil, tnv.E("extents", tnv.KindInvalid, "%d chunks, at most %d", rq.Count, protocol.MaxChunks)
+	}
+	n, err := tx.inode(rq.Ino)
+	if err != nil {
+		return nil, err
+	}
+	rep := &protocol.ExtentsReply{Attr: n.Attr}
+	if n.IsDir() {
+		return nil, tnv.E("extents", tnv.KindIsDir, "inode %d", rq.Ino)
+	}
+	if rq.IfData == n.Data && rq.IfData != 0 {
+		rep.Same = true
+		return rep, nil
+	}
+	keys := make([]string, rq.Count)
+	for i := range keys {
+		keys[i] = chunkKey(rq.Ino, rq.First+uint64(i))
+	}
+	if err := tx.want(keys...); err != nil {
+		return nil, err
+	}
+	total := 0
+	for i := range keys {
+		c, _, err := tx.chunkOf(n, rq.First+uint64(i))
+		if err != nil {
+			return nil, err
+		}
+		var l []tnv.Extent
+		if c != nil {
+			l = c.extents
+		}
+		if total += len(l); total > maxExtents && i > 0 {
+			break
+		}
+		rep.Chunks = append(rep.Chunks, l)
+	}
+	return rep, nil
+}
+
+// statFS tells the volume's usage and the space of the groups: of each what its
+// smallest member has.
+func statFS(tx *Tx, c *call, _ *protocol.StatFS) (*tnv.StatFS, error) {
+	u, err := getAs[usage](tx, usageKey())
+	if err != nil {
+		return nil, err
+	}
+	var st tnv.StatFS
+	if u != nil {
+		st.Files, st.Bytes = u.Files, u.Bytes
+	}
+	for _, g := range c.v.cluster.Map().Groups {
+		capacity, free := ^uint64(0), ^uint64(0)
+		for _, n := range g.Nodes {
+			if n.Capacity == 0 {
+				continue // not heard of since the tracker's start
+			}
+			capacity = min(capacity, n.Capacity)
+			free = min(free, n.Capacity-min(n.Used, n.Capacity))
+		}
+		if capacity != ^uint64(0) {
+			st.Capacity += capacity
+			st.Free += free
+		}
+	}
+	return &st, nil
+}

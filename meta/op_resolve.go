@@ -1,0 +1,88 @@
+package meta
+
+import (
+	"strings"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
+)
+
+// maxSymlinks is how many links a walk follows, as the kernel does.
+const maxSymlinks = 40
+
+// resolve walks a path from the volume's root. Links stay within the volume.
+func resolve(tx *Tx, c *call, rq *protocol.Resolve) (*protocol.ResolveReply, error) {
+	at, err := tx.inode(tnv.RootIno)
+	if err != nil {
+		return nil, err
+	}
+	parent := tnv.Ino(0)
+	rest := strings.Split(rq.Path, "/")
+	links := 0
+	for len(rest) > 0 {
+		name := rest[0]
+		rest = rest[1:]
+		if name == "" || name == "." {
+			continue
+		}
+		if err := maySearch(at, c.head.Cred); err != nil {
+			return nil, err
+		}
+		rep, err := lookup(tx, c, &protocol.Lookup{Parent: at.Ino, Name: name})
+		if err != nil {
+			return nil, err
+		}
+		n, err := tx.inode(rep.Attr.Ino)
+		if err != nil {
+			return nil, err
+		}
+		if n.Type() == tnv.TypeSymlink && (rq.Follow || more(rest)) {
+			if links++; links > maxSymlinks {
+				return nil, tnv.E("resolve", tnv.KindLoop, "%q", rq.Path)
+			}
+			rest = append(strings.Split(n.Target, "/"), rest...)
+			if strings.HasPrefix(n.Target, "/") {
+				if at, err = tx.inode(tnv.RootIno); err != nil {
+					return nil, err
+				}
+				parent = 0
+			}
+			continue
+		}
+		parent, at = at.Ino, n
+	}
+	if strings.HasSuffix(rq.Path, "/") && !at.IsDir() {
+		return nil, tnv.E("resolve", tnv.KindNotDir, "%q", rq.Path)
+	}
+	return &protocol.ResolveReply{Attr: at.Attr, Parent: parent}, nil
+}
+
+// more tells whether path elements are left that name something.
+func more(rest []string) bool {
+	for _, name := range rest {
+		if name != "" && name != "." {
+			return true
+		}
+	}
+	return false
+}
+
+// maySearch checks the search permission of a directory for one user and group.
+func maySearch(dir *inode, cred tnv.Cred) error {
+	if !dir.IsDir() {
+		return tnv.E("resolve", tnv.KindNotDir, "inode %d", dir.Ino)
+	}
+	shift := 0
+	switch {
+	case cred.UID == 0:
+		return nil
+	case cred.UID == dir.UID:
+		shift = 6
+	case cred.GID == dir.GID:
+		shift = 3
+	}
+	if dir.Mode>>shift&1 == 0 {
+		return tnv.E("resolve", tnv.KindPermission, "directory %d", dir.Ino)
+	}
+	return nil
+}

@@ -1,0 +1,200 @@
+package meta
+
+import (
+	"context"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
+)
+
+// operation is an entry of the table: how a request of one type is executed.
+type operation func(ctx context.Context, v *Volume, f *protocol.Frame) ([]any, error)
+
+// operations is every operation on a volume that a session may ask for.
+var operations = map[protocol.Type]operation{
+	protocol.TypeLookup:      query(lookup),
+	protocol.TypeGetAttr:     query(getAttr),
+	protocol.TypeReadLink:    query(readLink),
+	protocol.TypeGetXattr:    query(getXattr),
+	protocol.TypeExtents:     query(extents),
+	protocol.TypeResolve:     query(resolve),
+	protocol.TypeStatFS:      query(statFS),
+	protocol.TypeReadDir:     direct(readDir),
+	protocol.TypeListXattr:   direct(listXattr),
+	protocol.TypeSyncFS:      direct(syncFS),
+	protocol.TypeReleased:    direct(released),
+	protocol.TypeCreate:      mutation(create),
+	protocol.TypeMkdir:       mutation(mkdir),
+	protocol.TypeSymlink:     mutation(symlink),
+	protocol.TypeLink:        mutation(link),
+	protocol.TypeUnlink:      mutation(unlink),
+	protocol.TypeRmdir:       mutation(rmdir),
+	protocol.TypeRename:      mutation(rename),
+	protocol.TypeSetAttr:     mutation(setAttr),
+	protocol.TypeSetXattr:    mutation(setXattr),
+	protocol.TypeRemoveXattr: mutation(removeXattr),
+	protocol.TypeCommit:      commitOperation(mutation(commit)),
+	protocol.TypeGrant:       mutation(grantBlocks),
+}
+
+// IsOperation tells whether a request of this type is for a volume.
+func IsOperation(t protocol.Type) bool { return operations[t] != nil }
+
+// Do executes a request, whose body begins with a Head, and returns the values
+// of the reply's body.
+func (v *Volume) Do(ctx context.Context, f *protocol.Frame) ([]any, error) {
+	op := operations[f.Type]
+	if op == nil {
+		return nil, tnv.E("request", tnv.KindProtocol, "type %d is no operation on a volume", f.Type)
+	}
+	return op(ctx, v, f)
+}
+
+// call is what an operation is told besides its request.
+type call struct {
+	v    *Volume
+	head protocol.Head
+}
+
+// query makes an operation of a function that only reads records.
+func query[Rq, Rep any](fn func(tx *Tx, c *call, rq *Rq) (*Rep, error)) operation {
+	return func(ctx context.Context, v *Volume, f *protocol.Frame) ([]any, error) {
+		c := call{v: v}
+		var rq Rq
+		if err := f.Decode(&c.head, &rq); err != nil {
+			return nil, err
+		}
+		if _, err := v.live(c.head.Session); err != nil {
+			return nil, err
+		}
+		var rep *Rep
+		err := v.read(ctx, func(tx *Tx) (err error) {
+			rep, err = fn(tx, &c, &rq)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		return []any{rep}, nil
+	}
+}
+
+// direct makes an operation of a function that drives the store itself.
+func direct[Rq, Rep any](fn func(ctx context.Context, c *call, rq *Rq) (*Rep, error)) operation {
+	return func(ctx context.Context, v *Volume, f *protocol.Frame) ([]any, error) {
+		c := call{v: v}
+		var rq Rq
+		if err := f.Decode(&c.head, &rq); err != nil {
+			return nil, err
+		}
+		if _, err := v.live(c.head.Session); err != nil {
+			return nil, err
+		}
+		rep, err := fn(ctx, &c, &rq)
+		if err != nil {
+			return nil, err
+		}
+		return []any{rep}, nil
+	}
+}
+
+// mutation makes an operation of a function that changes records. It is
+// executed once per slot and sequence number; the answer is kept with its writes.
+func mutation[Rq, Rep any](fn func(tx *Tx, c *call, rq *Rq) (*Rep, error)) operation {
+	return func(ctx context.Context, v *Volume, f *protocol.Frame) ([]any, error) {
+		c := call{v: v}
+		var rq Rq
+		if err := f.Decode(&c.head, &rq); err != nil {
+			return nil, err
+		}
+		live, err := v.live(c.head.Session)
+		if err != nil {
+			return nil, err
+		}
+		if c.head.Slot >= slotCount || c.head.Seq == 0 {
+			return nil, tnv.E("request", tnv.KindProtocol, "slot %d, sequence %d", c.head.Slot, c.head.Seq)
+		}
+		var reply []byte
+		for {
+			err = v.mutate(ctx, func(tx *Tx) (err error) {
+				reply, err = once(tx, &c, live, func() (any, error) { return fn(tx, &c, &rq) })
+				return err
+			})
+			if busy, ok := err.(trimBusy); ok {
+				if err := v.finishTrim(ctx, busy.ino); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		return []any{protocol.Raw(reply)}, nil
+	}
+}
+
+// once runs fn unless the slot has executed this request, and keeps its answer.
+func once(tx *Tx, c *call, live *liveSession, fn func() (any, error)) ([]byte, error) {
+	key := slotKey(c.head.Session, c.head.Slot)
+	if err := tx.want(sessionKey(c.head.Session), key); err != nil {
+		return nil, err
+	}
+	rec, err := getAs[session](tx, sessionKey(c.head.Session))
+	if err != nil {
+		return nil, err
+	}
+	if rec == nil || rec.Ended {
+		return nil, tnv.E("session", tnv.KindSessionEnded, "session %d is over", c.head.Session)
+	}
+	last, err := getAs[slot](tx, key)
+	if err != nil {
+		return nil, err
+	}
+	mem := &live.slots[c.head.Slot]
+	switch {
+	case mem.seq == c.head.Seq && mem.err != nil:
+		return nil, mem.err
+	case last != nil && last.Seq == c.head.Seq:
+		return last.Reply, nil
+	case mem.seq >= c.head.Seq || last != nil && last.Seq > c.head.Seq:
+		return nil, tnv.E("request", tnv.KindProtocol, "slot %d is past sequence %d", c.head.Slot, c.head.Seq)
+	}
+	var rep any
+	if rec.ReadOnly {
+		err = tnv.E("request", tnv.KindReadOnly, "the session is read-only")
+	} else {
+		rep, err = fn()
+	}
+	if tx.missed() {
+		return nil, errMiss
+	}
+	if _, again := err.(trimBusy); again {
+		return nil, err
+	}
+	if err != nil {
+		mem.seq, mem.err = c.head.Seq, err
+		return nil, err
+	}
+	reply, err := protocol.Marshal(rep)
+	if err != nil {
+		return nil, err
+	}
+	tx.set(key, &slot{Seq: c.head.Seq, Reply: reply})
+	tx.then(func() { mem.seq, mem.err = c.head.Seq, nil })
+	return reply, nil
+}
+
+// empty is the reply of operations that answer nothing.
+type empty struct {
+	_msgpack struct{} `msgpack:",as_array"`
+}
+
+func syncFS(ctx context.Context, c *call, _ *protocol.SyncFS) (*empty, error) {
+	return &empty{}, c.v.sync(ctx)
+}
+
+func released(ctx context.Context, c *call, rq *protocol.Released) (*empty, error) {
+	return &empty{}, c.v.Released(ctx, c.head.Session, rq.Inos)
+}

@@ -1,0 +1,170 @@
+package meta
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/kv"
+)
+
+// ClusterVolume is the volume in which the cluster keeps its own records.
+const ClusterVolume tnv.VolumeID = 0
+
+// Registry is the cluster's own volume: which volumes, groups and storage
+// daemons there are. Who of them is alive is not kept here.
+type Registry struct {
+	*store
+	admit sync.Mutex // one admission at a time: two stores may bring one new group
+}
+
+// OpenRegistry begins to execute on volume 0, whose lease is held.
+func OpenRegistry(ctx context.Context, engine kv.Engine, lease kv.Lease, log *logrus.Entry) (*Registry, error) {
+	s, err := openStore(ctx, engine, lease, 16<<20, log)
+	if err != nil {
+		return nil, err
+	}
+	r := &Registry{store: s}
+	if err := r.loadIDs(ctx); err != nil {
+		s.close()
+		return nil, tnv.Wrap("open the cluster's registry", err)
+	}
+	return r, nil
+}
+
+// Close stops executing; what was acknowledged is applied.
+func (r *Registry) Close() { r.close() }
+
+// Dead is closed when the registry was given up because a batch could not be applied.
+func (r *Registry) Dead() <-chan struct{} { return r.dead }
+
+// Epoch is the epoch in which the registry is owned here.
+func (r *Registry) Epoch() tnv.Epoch { return r.lease.Epoch }
+
+// EnsureVolume finds a volume by name, or makes it.
+func (r *Registry) EnsureVolume(ctx context.Context, name string) (tnv.VolumeID, error) {
+	if err := checkName(name); err != nil {
+		return 0, tnv.Wrap("make volume", err)
+	}
+	var id tnv.VolumeID
+	err := r.mutate(ctx, func(tx *Tx) error {
+		v, err := getAs[volume](tx, volumeKey(name))
+		if err != nil {
+			return err
+		}
+		if v != nil {
+			id = v.ID
+			return nil
+		}
+		n, err := tx.newIDs(idIno, 1) // volumes and groups are numbered from one counter
+		if err != nil {
+			return err
+		}
+		id = tnv.VolumeID(n)
+		tx.set(volumeKey(name), &volume{ID: id, Name: name})
+		return nil
+	})
+	return id, err
+}
+
+// Known is the groups and nodes that were taken into the cluster: ids, names,
+// hosts and boot counters.
+func (r *Registry) Known(ctx context.Context) ([]tnv.Group, error) {
+	var groups []tnv.Group
+	err := eachRecord(ctx, r.store, keyGroup, func(val any) {
+		g := val.(*group)
+		groups = append(groups, tnv.Group{ID: g.ID, Name: g.Name})
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = eachRecord(ctx, r.store, keyNode, func(val any) {
+		n := val.(*node)
+		for i := range groups {
+			if groups[i].ID == n.Group {
+				groups[i].Nodes = append(groups[i].Nodes, tnv.Node{ID: n.ID, Group: n.Group, Boot: n.Boot, Host: n.Host, Addr: n.Addr})
+			}
+		}
+	})
+	return groups, err
+}
+
+func eachRecord(ctx context.Context, s *store, class byte, fn func(val any)) error {
+	prefix := string([]byte{class})
+	pairs, seen, err := s.scan(ctx, prefix, prefixEnd(prefix), 0, nil)
+	if err != nil {
+		return err
+	}
+	for _, p := range pairs {
+		val, err := decoders[class](p.value)
+		if err != nil {
+			return s.damaged(p.key, err)
+		}
+		fn(val)
+	}
+	return s.wait(ctx, seen)
+}
+
+// Admit takes a storage daemon into the cluster, or notes its new boot. It
+// returns the daemon's group. A store whose boot counter went back was restored
+// from a copy, and may lack what it once confirmed: it is refused (D8), as is a
+// host that the group has already, unless sameHost allows it.
+func (r *Registry) Admit(ctx context.Context, n tnv.Node, groupName string, sameHost bool) (tnv.GroupID, error) {
+	const op = "announce"
+	if n.ID == 0 || n.Boot == 0 || n.Addr == "" {
+		return 0, tnv.E(op, tnv.KindInvalid, "a store without id, boot counter or address")
+	}
+	if err := checkName(groupName); err != nil {
+		return 0, tnv.Wrap(op, err)
+	}
+	r.admit.Lock()
+	defer r.admit.Unlock()
+	known, err := r.Known(ctx)
+	if err != nil {
+		return 0, err
+	}
+	i := slices.IndexFunc(known, func(g tnv.Group) bool { return g.Name == groupName })
+	if i >= 0 && !sameHost {
+		for _, o := range known[i].Nodes {
+			if o.ID != n.ID && o.Host == n.Host {
+				return 0, tnv.E(op, tnv.KindConflict, "group %s has a store on host %s already (%v): members of a group belong on different hosts, unless --allow-same-host says otherwise", groupName, n.Host, o.ID)
+			}
+		}
+	}
+	var id tnv.GroupID
+	err = r.mutate(ctx, func(tx *Tx) error {
+		was, err := getAs[node](tx, nodeKey(n.ID))
+		if err != nil {
+			return err
+		}
+		if was != nil && n.Boot < was.Boot {
+			return tnv.E(op, tnv.KindConflict, "store %v starts for the %d. time, but has started %d times before: it is an old copy; empty its directory to have it filled again", n.ID, n.Boot, was.Boot)
+		}
+		if i >= 0 {
+			id = known[i].ID
+		} else {
+			next, err := tx.newIDs(idIno, 1)
+			if err != nil {
+				return err
+			}
+			id = tnv.GroupID(next)
+			tx.set(groupKey(id), &group{ID: id, Name: groupName})
+		}
+		if was != nil && was.Group != id {
+			return tnv.E(op, tnv.KindConflict, "store %v belongs to another group than %s", n.ID, groupName)
+		}
+		is := &node{ID: n.ID, Group: id, Boot: n.Boot, Host: n.Host, Addr: n.Addr}
+		if was == nil || *was != *is {
+			tx.set(nodeKey(n.ID), is)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	// A store's admission decides what others are waited for: it must not be forgotten.
+	return id, r.sync(ctx)
+}

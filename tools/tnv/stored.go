@@ -1,0 +1,57 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/tnvfs/tnv/stored"
+)
+
+const storedMemory size = 512 << 20
+
+func (a *app) storedCommand() *cobra.Command {
+	var d daemonFlags
+	var k keyFlag
+	var cfg stored.Config
+	var trackers string
+	var capacity size
+	cmd := &cobra.Command{
+		Use:   "stored --dir DIR --trackers ADDR,… --group NAME --keyfile FILE",
+		Short: "Run a storage daemon: the blocks of one disk",
+		Long: `Run a storage daemon until SIGTERM or SIGINT. It keeps blocks in DIR (made if it is
+empty), announces itself to every tracker, and holds the same blocks as the other members
+of its group: what it missed while it was away it copies from them.`,
+		Example: `  stored --dir /srv/disk1/tnv --trackers 10.0.0.1:7400 --group g1 --listen 10.0.0.2:7500
+  stored --dir /srv/disk2/tnv --trackers 10.0.0.1:7400 --group g2 --capacity 3T`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cfg.Dir == "" {
+				return usage("--dir is missing: name the directory of the blocks")
+			}
+			if cfg.Trackers = trackerList(trackers); len(cfg.Trackers) == 0 {
+				return usage("--trackers is missing: name the cluster's trackers as HOST:PORT,…")
+			}
+			log, err := d.start(a, "stored")
+			if err != nil {
+				return err
+			}
+			if cfg.Key, err = k.read(); err != nil {
+				return err
+			}
+			cfg.Capacity, cfg.Memory = int64(capacity), buffers(d.memory)
+			cfg.Admin, cfg.Log, cfg.Ready = d.admin, log, a.ready.Ready
+			return stored.Run(cmd.Context(), cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:0", "listen at this `ADDR`; port 0: any free one")
+	f.StringVar(&cfg.Advertise, "advertise", "", "`ADDR` that others are told; default: where it listens")
+	f.StringVar(&cfg.Dir, "dir", "", "directory of the blocks")
+	f.StringVar(&cfg.Group, "group", "g1", "group of daemons that hold the same blocks; made if it is not there")
+	f.StringVar(&trackers, "trackers", "", "addresses of the trackers, with commas (default $TNV_TRACKERS)")
+	f.StringVar(&cfg.Host, "host", "", "id of this machine (default: from the system)")
+	f.BoolVar(&cfg.AllowSameHost, "allow-same-host", false, "join a group that has a member on this host already")
+	f.Var(&capacity, "capacity", "use at most so much of the disk (default: all of it but a reserve)")
+	d.register(cmd, storedMemory)
+	k.register(cmd)
+	return cmd
+}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/tnvfs/tnv/trackerd"
+)
+
+const trackerdMemory size = 512 << 20
+
+func (a *app) trackerdCommand() *cobra.Command {
+	var d daemonFlags
+	var k keyFlag
+	var cfg trackerd.Config
+	cmd := &cobra.Command{
+		Use:   "trackerd --dir DIR --listen ADDR --keyfile FILE",
+		Short: "Run a tracker: metadata and the cluster map",
+		Long: `Run a tracker until SIGTERM or SIGINT. It keeps the cluster map and the metadata of
+the volumes that it owns in DIR, and makes them if DIR is empty.
+
+Durability "os": what was acknowledged survives the end of any process, and a power
+failure after fsync, syncfs or a second. "sync": a power failure at once, which is slower.`,
+		Example: `  trackerd --dir /srv/tnv/tracker --listen 10.0.0.1:7400 --keyfile /etc/tnv/key
+  trackerd --dir /srv/tnv/tracker --listen 0.0.0.0:7400 --advertise tracker1:7400 --durability sync`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cfg.Dir == "" {
+				return usage("--dir is missing: name the directory of the tracker's data")
+			}
+			if cfg.Durability != "os" && cfg.Durability != "sync" {
+				return usage("--durability %q: want os or sync", cfg.Durability)
+			}
+			log, err := d.start(a, "trackerd")
+			if err != nil {
+				return err
+			}
+			if cfg.Key, err = k.read(); err != nil {
+				return err
+			}
+			cfg.Admin, cfg.Log, cfg.Ready = d.admin, log, a.ready.Ready
+			return trackerd.Run(cmd.Context(), cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:7400", "listen at this `ADDR`; port 0: any free one")
+	f.StringVar(&cfg.Advertise, "advertise", "", "`ADDR` that others are told; default: where it listens")
+	f.StringVar(&cfg.Dir, "dir", "", "directory of the tracker's data")
+	f.StringVar(&cfg.Durability, "durability", "os", "what an acknowledged operation survives: os or sync")
+	f.StringSliceVar(&cfg.Volumes, "volume", []string{"media"}, "volumes to make if they are not there")
+	d.register(cmd, trackerdMemory)
+	k.register(cmd)
+	complete(cmd, "durability", "os", "sync")
+	return cmd
+}

@@ -1,0 +1,184 @@
+package trackerd
+
+import (
+	"context"
+	"time"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/meta"
+	"github.com/tnvfs/tnv/protocol"
+)
+
+// handle answers one request.
+func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Frame) ([]any, error) {
+	defer t.metrics.observe(f.Type, time.Now())
+	if meta.IsOperation(f.Type) {
+		var head protocol.Head
+		if err := f.Decode(&head); err != nil {
+			return nil, err
+		}
+		v, err := t.volume(head.Vol)
+		if err != nil {
+			return nil, err
+		}
+		return v.Do(ctx, f)
+	}
+	switch f.Type {
+	case protocol.TypeOpenSession:
+		return reply(ctx, f, t.openSession)
+	case protocol.TypeKeepAlive:
+		return reply(ctx, f, t.keepAlive)
+	case protocol.TypeCloseSession:
+		return reply(ctx, f, t.closeSession)
+	case protocol.TypeGetMap:
+		return reply(ctx, f, func(_ context.Context, rq *protocol.GetMap) (*protocol.GetMapReply, error) {
+			return &protocol.GetMapReply{Map: t.members.newer(rq.Epoch, rq.IfVersion)}, nil
+		})
+	case protocol.TypeStatus:
+		return reply(ctx, f, t.status)
+	}
+	if p.Role != protocol.RoleStore {
+		return nil, tnv.E("request", tnv.KindNotPermitted, "type %d from a %s", f.Type, p.Role)
+	}
+	switch f.Type {
+	case protocol.TypeAnnounce:
+		return reply(ctx, f, t.announce)
+	case protocol.TypeNodeBeat:
+		return reply(ctx, f, t.beat)
+	case protocol.TypeAlive:
+		return reply(ctx, f, t.alive)
+	case protocol.TypeHeld:
+		return reply(ctx, f, t.held)
+	case protocol.TypeLacking:
+		return reply(ctx, f, t.lacking)
+	}
+	return nil, tnv.E("request", tnv.KindProtocol, "a tracker does not answer type %d", f.Type)
+}
+
+func reply[Rq, Rep any](ctx context.Context, f *protocol.Frame, fn func(context.Context, *Rq) (Rep, error)) ([]any, error) {
+	var rq Rq
+	if err := f.Decode(&rq); err != nil {
+		return nil, err
+	}
+	rep, err := fn(ctx, &rq)
+	if err != nil {
+		return nil, err
+	}
+	return []any{rep}, nil
+}
+
+// done is the reply to requests that are answered with nothing.
+type done struct {
+	_msgpack struct{} `msgpack:",as_array"`
+}
+
+func (t *tracker) volume(id tnv.VolumeID) (*meta.Volume, error) {
+	v := t.volumes[id]
+	if v == nil {
+		return nil, tnv.E("volume", tnv.KindNotOwner, "volume %d is not owned by tracker %s", id, t.addr)
+	}
+	return v, nil
+}
+
+func (t *tracker) openSession(ctx context.Context, rq *protocol.OpenSession) (*protocol.SessionInfo, error) {
+	v := t.names[rq.Volume]
+	if v == nil {
+		return nil, tnv.E("open session", tnv.KindNotExist, "there is no volume %q", rq.Volume)
+	}
+	info, err := v.OpenSession(ctx, rq)
+	return &info, err
+}
+
+func (t *tracker) keepAlive(_ context.Context, rq *protocol.KeepAlive) (*protocol.KeepAliveReply, error) {
+	v, err := t.volume(rq.Vol)
+	if err != nil {
+		return nil, err
+	}
+	rep, err := v.KeepAlive(rq)
+	rep.Map = t.members.newer(t.members.epoch, rq.MapVersion)
+	return &rep, err
+}
+
+func (t *tracker) closeSession(ctx context.Context, rq *protocol.CloseSession) (done, error) {
+	v, err := t.volume(rq.Vol)
+	if err != nil {
+		return done{}, err
+	}
+	return done{}, v.EndSession(ctx, rq.Session)
+}
+
+func (t *tracker) announce(ctx context.Context, rq *protocol.Announce) (*protocol.AnnounceReply, error) {
+	id, err := t.registry.Admit(ctx, rq.Node, rq.Group, rq.SameHost)
+	if err != nil {
+		return nil, err
+	}
+	n := rq.Node
+	n.Group = id
+	if err := t.members.announced(n, rq.Group); err != nil {
+		return nil, err
+	}
+	return &protocol.AnnounceReply{Group: id, Map: *t.members.Map(), BeatMs: uint32(beatEvery.Milliseconds())}, nil
+}
+
+func (t *tracker) beat(_ context.Context, rq *protocol.NodeBeat) (*protocol.NodeBeatReply, error) {
+	if err := t.members.beat(rq); err != nil {
+		return nil, err
+	}
+	return &protocol.NodeBeatReply{Map: t.members.newer(rq.MapEpoch, rq.MapVersion)}, nil
+}
+
+func (t *tracker) alive(ctx context.Context, rq *protocol.Alive) (*protocol.AliveReply, error) {
+	v, err := t.volume(rq.Vol)
+	if err != nil {
+		return nil, err
+	}
+	state, err := v.Alive(ctx, rq.Blocks)
+	return &protocol.AliveReply{State: state}, err
+}
+
+func (t *tracker) held(ctx context.Context, rq *protocol.Held) (done, error) {
+	v, err := t.volume(rq.Vol)
+	if err != nil {
+		return done{}, err
+	}
+	if n := t.members.Map().Node(rq.Node); n == nil || n.Boot != rq.Boot {
+		return done{}, tnv.E("held", tnv.KindNotExist, "store %v, boot %d, is not known: announce it", rq.Node, rq.Boot)
+	}
+	if len(rq.Blocks) > protocol.MaxBatch {
+		return done{}, tnv.E("held", tnv.KindInvalid, "%d blocks, at most %d", len(rq.Blocks), protocol.MaxBatch)
+	}
+	return done{}, v.Held(ctx, rq.Node, rq.Blocks)
+}
+
+func (t *tracker) lacking(ctx context.Context, rq *protocol.Lacking) (*protocol.LackingReply, error) {
+	v, err := t.volume(rq.Vol)
+	if err != nil {
+		return nil, err
+	}
+	limit := int(min(max(rq.Limit, 1), protocol.MaxBatch))
+	blocks, err := v.Lacking(ctx, rq.Node, rq.From, limit)
+	return &protocol.LackingReply{Blocks: blocks, More: len(blocks) == limit}, err
+}
+
+func (t *tracker) status(ctx context.Context, _ *protocol.StatusRequest) (*protocol.Status, error) {
+	st := &protocol.Status{Trackers: []protocol.TrackerStatus{{Addr: t.addr, Alive: true, Engine: t.engine.Name()}}}
+	for _, v := range t.volumes {
+		vs, err := v.Status(ctx)
+		if err != nil {
+			return nil, err
+		}
+		vs.Owner = t.addr
+		st.Volumes = append(st.Volumes, vs)
+	}
+	st.Groups = t.members.status(t.lacks)
+	return st, nil
+}
+
+// lacks is how much the metadata of all volumes here knows a store to lack.
+func (t *tracker) lacks(n tnv.NodeID) (blocks, bytes uint64) {
+	for _, v := range t.volumes {
+		b, by := v.Lacks(n)
+		blocks, bytes = blocks+b, bytes+by
+	}
+	return blocks, bytes
+}

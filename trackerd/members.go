@@ -1,0 +1,185 @@
+package trackerd
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
+)
+
+const (
+	// beatEvery is how often storage daemons are asked to send a heartbeat.
+	beatEvery = 500 * time.Millisecond
+	// lostAfter is how long a storage daemon may be silent before it counts as lost.
+	lostAfter = 2 * time.Second
+	// usageEvery is how often mere changes of used space make a new map.
+	usageEvery = 5 * time.Second
+)
+
+// members knows the groups and their storage daemons: those that were taken
+// into the cluster, and what their heartbeats say. It makes the cluster map.
+type members struct {
+	log     *logrus.Entry
+	epoch   tnv.Epoch
+	current atomic.Pointer[tnv.Map] // a map that is not changed any more
+
+	mu      sync.Mutex
+	version uint64
+	groups  []tnv.Group // ids and names; Nodes is not used
+	nodes   map[tnv.NodeID]*member
+	usageAt time.Time // of the last map made for used space alone
+}
+
+type member struct {
+	node  tnv.Node
+	beat  protocol.NodeBeat
+	heard time.Time // zero: not since this tracker's start
+}
+
+func newMembers(epoch tnv.Epoch, known []tnv.Group, log *logrus.Entry) *members {
+	m := &members{log: log, epoch: epoch, nodes: map[tnv.NodeID]*member{}}
+	for _, g := range known {
+		m.groups = append(m.groups, tnv.Group{ID: g.ID, Name: g.Name})
+		for _, n := range g.Nodes {
+			m.nodes[n.ID] = &member{node: n}
+		}
+	}
+	m.publishLocked()
+	return m
+}
+
+// Map is the current map; it implements meta.Cluster.
+func (m *members) Map() *tnv.Map { return m.current.Load() }
+
+// publishLocked makes a new map of what is known; mu is held, or m not shared yet.
+func (m *members) publishLocked() {
+	m.version++
+	is := &tnv.Map{Epoch: m.epoch, Version: m.version}
+	for _, g := range m.groups {
+		for _, n := range m.nodes {
+			if n.node.Group == g.ID {
+				g.Nodes = append(g.Nodes, n.node)
+			}
+		}
+		slices.SortFunc(g.Nodes, func(a, b tnv.Node) int {
+			if a.ID < b.ID {
+				return -1
+			}
+			return 1
+		})
+		is.Groups = append(is.Groups, g)
+	}
+	m.current.Store(is)
+}
+
+// announced takes in a storage daemon that the registry has admitted to a group.
+func (m *members) announced(n tnv.Node, group string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := m.nodes[n.ID]
+	if was != nil && was.node.State != tnv.NodeLost && was.node.Boot == n.Boot && was.node.Addr != n.Addr {
+		return tnv.E("announce", tnv.KindConflict, "store %v is alive at %s in this very boot: two daemons run on copies of one store; stop one and empty its directory", n.ID, was.node.Addr)
+	}
+	if !slices.ContainsFunc(m.groups, func(g tnv.Group) bool { return g.ID == n.Group }) {
+		m.groups = append(m.groups, tnv.Group{ID: n.Group, Name: group})
+	}
+	n.State = tnv.NodeAlive
+	m.nodes[n.ID] = &member{node: n, heard: time.Now(), beat: protocol.NodeBeat{Node: n.ID, Boot: n.Boot}}
+	m.publishLocked()
+	m.log.WithFields(logrus.Fields{"node": n.ID, "group": group, "addr": n.Addr, "boot": n.Boot}).Info("storage daemon joined")
+	return nil
+}
+
+// beat takes a heartbeat in. KindNotExist asks the daemon to announce itself.
+func (m *members) beat(b *protocol.NodeBeat) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	is := m.nodes[b.Node]
+	if is == nil || is.heard.IsZero() || is.node.Boot != b.Boot {
+		return tnv.E("heartbeat", tnv.KindNotExist, "store %v, boot %d, is not known: announce it", b.Node, b.Boot)
+	}
+	now := time.Now()
+	is.heard, is.beat = now, *b
+	state := b.State
+	if state == tnv.NodeLost {
+		state = tnv.NodeAlive
+	}
+	changed := is.node.State != state
+	if changed {
+		m.log.WithFields(logrus.Fields{"node": b.Node, "addr": is.node.Addr, "state": state.String()}).Info("storage daemon changed state")
+	}
+	usage := is.node.Used != b.Used || is.node.Capacity != b.Capacity
+	first := is.node.Capacity == 0
+	is.node.State, is.node.Used, is.node.Capacity = state, b.Used, b.Capacity
+	if changed || first || usage && now.Sub(m.usageAt) > usageEvery {
+		m.usageAt = now
+		m.publishLocked()
+	}
+	return nil
+}
+
+// expire marks as lost whoever was silent for too long.
+func (m *members) expire(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	changed := false
+	for _, n := range m.nodes {
+		if n.node.State != tnv.NodeLost && now.Sub(n.heard) > lostAfter {
+			n.node.State = tnv.NodeLost
+			changed = true
+			m.log.WithFields(logrus.Fields{"node": n.node.ID, "addr": n.node.Addr}).Warn("storage daemon is lost: no heartbeat")
+		}
+	}
+	if changed {
+		m.publishLocked()
+	}
+}
+
+// newer is the current map, nil if the asker has it.
+func (m *members) newer(epoch tnv.Epoch, version uint64) *tnv.Map {
+	is := m.Map()
+	if is.Epoch == epoch && is.Version == version {
+		return nil
+	}
+	return is
+}
+
+// status tells of every group; lacks says how much the metadata knows a node to lack.
+func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protocol.GroupStatus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	var out []protocol.GroupStatus
+	for _, g := range m.Map().Groups {
+		st := protocol.GroupStatus{ID: g.ID, Name: g.Name, State: "whole"}
+		alive := 0
+		for _, n := range g.Nodes {
+			is := m.nodes[n.ID]
+			ns := protocol.NodeStatus{Node: is.node, Blocks: is.beat.Blocks, CorruptBlocks: is.beat.CorruptBlocks, MendedBlocks: is.beat.MendedBlocks}
+			blocks, bytes := lacks(n.ID)
+			ns.BehindBlocks, ns.BehindBytes = max(blocks, is.beat.BehindBlocks), max(bytes, is.beat.BehindBytes)
+			if !is.heard.IsZero() {
+				ns.LastBeatMs = uint64(now.Sub(is.heard).Milliseconds())
+			}
+			if is.node.State != tnv.NodeLost {
+				alive++
+			}
+			st.BehindBlocks += ns.BehindBlocks
+			st.BehindBytes += ns.BehindBytes
+			st.Nodes = append(st.Nodes, ns)
+		}
+		switch {
+		case alive == 0:
+			st.State = "down"
+		case alive < len(g.Nodes) || st.BehindBlocks > 0:
+			st.State = "degraded"
+		}
+		out = append(out, st)
+	}
+	return out
+}
