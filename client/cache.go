@@ -225,16 +225,6 @@ func (p *part) await(ctx context.Context) error {
 	}
 }
 
-// ready tells whether a part is fetched, well or not.
-func (p *part) ready() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // evict frees at least n bytes of parts that nobody uses; false: there is none.
 func (k *cache) evict(n int64) bool {
 	var free []*buffer
@@ -253,22 +243,4 @@ func (k *cache) evict(n int64) bool {
 		k.c.mem.give(b)
 	}
 	return len(free) > 0
-}
-
-// forget drops what is cached of a block that turned out to be another's.
-func (k *cache) forget(key tnv.BlockKey) {
-	k.mu.Lock()
-	var free []*buffer
-	for _, p := range slices.Clone(k.blocks[key]) {
-		if !p.running {
-			k.unlistLocked(p)
-			if b := p.freeLocked(); b != nil {
-				free = append(free, b)
-			}
-		}
-	}
-	k.mu.Unlock()
-	for _, b := range free {
-		k.c.mem.give(b)
-	}
 }

@@ -97,8 +97,20 @@ func (in *inode) askExtents(ctx context.Context, first uint64, count uint32, ifD
 	if err := in.c.read(ctx, tnv.Root, protocol.TypeExtents, &rep, &req); err != nil {
 		return rep, err
 	}
-	if !rep.Same && len(rep.Chunks) != int(count) {
-		return rep, tnv.E("extents", tnv.KindProtocol, "%d chunks came, %d were asked for", len(rep.Chunks), count)
+	for !rep.Same && len(rep.Chunks) < int(count) { // of a file in many pieces a few chunks come at a time
+		n := uint32(len(rep.Chunks))
+		var more protocol.ExtentsReply
+		req := protocol.Extents{Ino: in.ino, First: first + uint64(n), Count: count - n}
+		if err := in.c.read(ctx, tnv.Root, protocol.TypeExtents, &more, &req); err != nil {
+			return rep, err
+		}
+		if n > 0 && more.Attr.Data != rep.Attr.Data { // it changed meanwhile: from the start
+			return in.askExtents(ctx, first, count, 0)
+		}
+		if len(more.Chunks) == 0 || len(more.Chunks) > int(count-n) {
+			return rep, tnv.E("extents", tnv.KindProtocol, "%d chunks came, %d were asked for", len(more.Chunks), count-n)
+		}
+		rep.Chunks = append(rep.Chunks, more.Chunks...)
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()

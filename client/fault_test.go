@@ -440,6 +440,33 @@ func TestSyncOfLostBlocks(t *testing.T) {
 	must(t, h.Close())
 }
 
+// TestSyncOfReplacedBlocks: blocks that were overwritten since are deleted at
+// the stores; a sync does not miss them.
+func TestSyncOfReplacedBlocks(t *testing.T) {
+	f := newFake(t, 1, 2)
+	cfg := f.config()
+	cfg.Timeout = 2 * time.Second
+	c := f.connect(cfg)
+	h := create(t, c, "x")
+	for _, b := range []string{"old", "new"} {
+		_, err := h.WriteAt(ctx, []byte(b), 0)
+		must(t, err)
+		must(t, h.Flush(ctx))
+	}
+	for _, s := range f.stores {
+		s.mu.Lock()
+		for k, b := range s.blocks {
+			if string(b.data) == "old" {
+				delete(s.blocks, k)
+			}
+		}
+		s.mu.Unlock()
+	}
+	must(t, h.Sync(ctx, false))
+	check(t, h, []byte("new"))
+	must(t, h.Close())
+}
+
 func TestSyncCost(t *testing.T) {
 	f := newFake(t, 1, 2)
 	c := f.connect(f.config())

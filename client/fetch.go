@@ -59,7 +59,6 @@ type race struct {
 	answers chan answer
 	own     *buffer // what the first one reads into; nil while it does
 	bad     []answer
-	silent  []tnv.NodeID // asked and silent for long
 }
 
 // run returns the winner's buffer, or own with an error. Those that lose are

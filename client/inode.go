@@ -399,3 +399,18 @@ func (f *flusher) syncIdle() {
 		c.inodes.release(in)
 	}
 }
+
+// gone forgets what would have to be made durable of inodes that have no name
+// and no handle any more.
+func (t *inodes) gone(inos []tnv.Ino) {
+	for _, ino := range inos {
+		in := t.find(ino)
+		if in == nil {
+			continue
+		}
+		in.mu.Lock()
+		in.unsynced, in.metaDirty = nil, false
+		in.mu.Unlock()
+		t.release(in)
+	}
+}

@@ -194,6 +194,9 @@ func (r *releases) send(inos []tnv.Ino) {
 		// The owner names them again with the next keep-alive.
 		r.c.cfg.Log.WithError(err).Debug("released inodes not told")
 	}
+	if err == nil {
+		r.c.inodes.gone(inos)
+	}
 	r.mu.Lock()
 	for _, ino := range inos {
 		delete(r.sending, ino)

@@ -157,15 +157,18 @@ func TestRealCluster(t *testing.T) {
 			t.Fatalf("client %d reads other bytes", i)
 		}
 	}
+	must(t, c.MkdirAll(ctx, "/films/nfo/", 0o755))
 	for i := range 50 {
-		must(t, c.WriteFile(ctx, fmt.Sprintf("films/%d.nfo", i), noise(uint64(i), 100*i), 0o644))
+		must(t, c.WriteFile(ctx, fmt.Sprintf("films/nfo/%d.nfo", i), noise(uint64(i), 20*i), 0o644))
 	}
 	must(t, c.SyncFS(ctx))
-	must(t, fstest.TestFS(other.FS(), "films/7.nfo", "films/old/a.mkv"))
+	sub, err := fs.Sub(other.FS(), "films/nfo")
+	must(t, err)
+	must(t, fstest.TestFS(sub, "7.nfo", "49.nfo"))
 	if _, err := fs.Stat(other.FS(), "films/none"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("stat of nothing: %v", err)
 	}
-	must(t, c.RenamePath(ctx, "films/1.nfo", "films/2.nfo"))
+	must(t, c.RenamePath(ctx, "films/nfo/1.nfo", "films/nfo/2.nfo"))
 	st, err := c.Status(ctx)
 	must(t, err)
 	if len(st.Groups) != 2 || st.Groups[0].State != "whole" {

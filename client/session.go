@@ -47,15 +47,6 @@ func newSess(info protocol.SessionInfo) *sess {
 	return s
 }
 
-func (s *sess) over() bool {
-	select {
-	case <-s.ended:
-		return true
-	default:
-		return false
-	}
-}
-
 // attachment is a live connection on which a session is open.
 type attachment struct {
 	conn *protocol.Client

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 
@@ -84,12 +85,16 @@ func (in *inode) putSynced(ctx context.Context, p *piece) error {
 // does not count, as long as enough are left.
 func (c *Client) makeDurable(ctx context.Context, todo map[tnv.BlockKey]unsyncedBlock, held map[tnv.BlockKey]*piece) (again []*piece, err error) {
 	var short error
+	todo = maps.Clone(todo) // the caller's says afterwards what is durable
 	for try := 0; ; try++ {
 		lost, moved, err := c.syncHolders(ctx, todo)
 		if err != nil && short != nil && ctx.Err() != nil {
 			err = short
 		}
 		if err != nil {
+			return nil, err
+		}
+		if err := c.dropUnnamed(ctx, todo, held, lost); err != nil {
 			return nil, err
 		}
 		rest := map[tnv.BlockKey]unsyncedBlock{}
@@ -120,6 +125,49 @@ func (c *Client) makeDurable(ctx context.Context, todo map[tnv.BlockKey]unsynced
 		todo = rest
 		pause(ctx, try+4)
 	}
+}
+
+// dropUnnamed takes blocks out of todo that a holder lacks because they were
+// deleted: no extent of their home names them any more (D9). Nothing of them
+// needs to be durable.
+func (c *Client) dropUnnamed(ctx context.Context, todo map[tnv.BlockKey]unsyncedBlock, held map[tnv.BlockKey]*piece, lost map[tnv.BlockKey][]tnv.NodeID) error {
+	named := map[tnv.Home]map[tnv.BlockID]bool{}
+	for key, b := range todo {
+		if held[key] != nil || len(lost[key]) == 0 {
+			continue
+		}
+		ids, known := named[b.home]
+		if !known {
+			var err error
+			if ids, err = c.namedIn(ctx, b.home); err != nil {
+				return err
+			}
+			named[b.home] = ids
+		}
+		if !ids[key.ID] {
+			delete(todo, key)
+		}
+	}
+	return nil
+}
+
+// namedIn asks the owner which blocks a chunk names; none if the inode is gone.
+func (c *Client) namedIn(ctx context.Context, home tnv.Home) (map[tnv.BlockID]bool, error) {
+	var rep protocol.ExtentsReply
+	err := c.read(ctx, tnv.Root, protocol.TypeExtents, &rep, &protocol.Extents{Ino: home.Ino, First: home.Chunk, Count: 1})
+	if k := tnv.KindOf(err); err != nil && (k == tnv.KindStale || k == tnv.KindNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	ids := map[tnv.BlockID]bool{}
+	for _, ch := range rep.Chunks {
+		for _, e := range ch {
+			ids[e.Block] = true
+		}
+	}
+	return ids, nil
 }
 
 // enoughLeft tells whether a block is durable on enough members although some

@@ -16,9 +16,9 @@ import (
 // Grace per role: how long a process may take to end after SIGTERM. A mount
 // drains what was written through it; the others finish what is under way.
 const (
-	mountGrace  = 90 * time.Second
+	mountGrace  = 3 * time.Minute
 	daemonGrace = 20 * time.Second
-	frontGrace  = 4 * time.Minute
+	frontGrace  = 5 * time.Minute
 )
 
 // Down stops the cluster in dir: a watching `tnv up` first, then mounts

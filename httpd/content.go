@@ -62,7 +62,7 @@ func (h *handler) serve(w *recorder, r *http.Request, p string, at *tnv.Attr) {
 	defer h.m.transfers.Dec()
 	h.active.Add(1)
 	defer h.active.Add(-1)
-	t := &transfer{recorder: w, h: h, rc: http.NewResponseController(w.ResponseWriter)}
+	t := &transfer{recorder: w, h: h, rc: http.NewResponseController(w.ResponseWriter), conn: connOf(r.Context())}
 	http.ServeContent(t, r, "", modified, c)
 	h.m.sent.Add(float64(t.sent))
 	h.m.file.Observe(w.first.Seconds())

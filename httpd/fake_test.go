@@ -171,6 +171,7 @@ func start(t testing.TB, f *fake, cred tnv.Cred) (*httptest.Server, *handler) {
 	h := newHandler(f, cred, "media", 256<<20, logrus.NewEntry(l), newMetrics(nil))
 	srv := httptest.NewUnstartedServer(nil)
 	srv.Config = newServer(h, stdlog.New(io.Discard, "", 0))
+	srv.Listener = newLimitListener(srv.Listener, maxConns, func(int) {})
 	srv.Start()
 	t.Cleanup(func() {
 		srv.Close()

@@ -1,6 +1,7 @@
 package httpd
 
 import (
+	"context"
 	"net"
 	"sync"
 )
@@ -41,11 +42,59 @@ func (l *limitListener) Close() error {
 	return l.Listener.Close()
 }
 
-// limitedConn gives its place back when it is closed.
+// limitedConn gives its place back when it is closed. It can hold one piece back,
+// to send it with the next in one go: net/http writes the header and the first
+// bytes of a body apart from the rest, which would be one more call of the system,
+// and one more wake-up of the reader, for each range.
 type limitedConn struct {
 	net.Conn
 	once    sync.Once
 	release func()
+
+	// Of the goroutine that writes the answer.
+	hold bool   // the next piece is to be held back
+	held []byte // a copy
+}
+
+type connKey struct{}
+
+// withConn makes the connection known to the requests on it.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// connOf finds the connection of a request; nil if it is none of ours.
+func connOf(ctx context.Context) *limitedConn {
+	c, _ := ctx.Value(connKey{}).(*limitedConn)
+	return c
+}
+
+// Write implements net.Conn.
+func (c *limitedConn) Write(p []byte) (int, error) {
+	if c.hold {
+		c.hold = false
+		c.held = append(c.held[:0], p...)
+		return len(p), nil
+	}
+	if len(c.held) == 0 {
+		return c.Conn.Write(p)
+	}
+	first := len(c.held)
+	v := net.Buffers{c.held, p}
+	n, err := v.WriteTo(c.Conn)
+	c.held = c.held[:0]
+	return max(0, int(n)-first), err
+}
+
+// flush sends what is held back.
+func (c *limitedConn) flush() error {
+	c.hold = false
+	if len(c.held) == 0 {
+		return nil
+	}
+	_, err := c.Conn.Write(c.held)
+	c.held = c.held[:0]
+	return err
 }
 
 func (c *limitedConn) Close() error {

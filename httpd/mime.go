@@ -18,8 +18,16 @@ func contentType(name string) string {
 // typeByExt covers what a media library holds; sources: the IANA registry, and
 // for what it lacks what players and browsers expect.
 func typeByExt(ext string) string {
+	for _, table := range []func(string) string{videoType, streamType, audioType, pictureType, documentType} {
+		if t := table(ext); t != "" {
+			return t
+		}
+	}
+	return ""
+}
+
+func videoType(ext string) string {
 	switch ext {
-	// video
 	case "mp4", "mp4v", "mpg4":
 		return "video/mp4"
 	case "m4v":
@@ -50,7 +58,13 @@ func typeByExt(ext string) string {
 		return "video/ogg"
 	case "mxf":
 		return "application/mxf"
-	// streaming
+	}
+	return ""
+}
+
+// streamType covers streaming and subtitles.
+func streamType(ext string) string {
+	switch ext {
 	case "mpd":
 		return "application/dash+xml"
 	case "m3u8":
@@ -61,7 +75,6 @@ func typeByExt(ext string) string {
 		return "video/iso.segment"
 	case "pls":
 		return "audio/x-scpls"
-	// subtitles
 	case "vtt":
 		return "text/vtt; charset=utf-8"
 	case "srt":
@@ -72,7 +85,12 @@ func typeByExt(ext string) string {
 		return "text/plain; charset=utf-8"
 	case "ttml":
 		return "application/ttml+xml"
-	// audio
+	}
+	return ""
+}
+
+func audioType(ext string) string {
+	switch ext {
 	case "flac":
 		return "audio/flac"
 	case "opus", "ogg", "oga":
@@ -97,7 +115,12 @@ func typeByExt(ext string) string {
 		return "audio/midi"
 	case "weba":
 		return "audio/webm"
-	// pictures
+	}
+	return ""
+}
+
+func pictureType(ext string) string {
+	switch ext {
 	case "jpg", "jpeg", "jpe":
 		return "image/jpeg"
 	case "png":
@@ -121,7 +144,7 @@ func typeByExt(ext string) string {
 	case "ico":
 		return "image/vnd.microsoft.icon"
 	}
-	return documentType(ext)
+	return ""
 }
 
 func documentType(ext string) string {

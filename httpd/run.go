@@ -106,7 +106,8 @@ func (c Config) withDefaults() Config {
 
 // newServer sets the limits of connections.
 func newServer(h http.Handler, errors *stdlog.Logger) *http.Server {
-	return &http.Server{Handler: h, ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit, MaxHeaderBytes: maxHeader, ErrorLog: errors}
+	return &http.Server{Handler: h, ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit, MaxHeaderBytes: maxHeader, ErrorLog: errors,
+		ConnContext: withConn}
 }
 
 // serve answers requests until ctx ends.

@@ -9,6 +9,10 @@ import (
 // viewSize is how much of a file is looked at, and written, at a time.
 const viewSize = 1 << 20
 
+// holdFrom is from how many bytes on the header waits for the first bytes: so
+// many that net/http does not keep all of them in a buffer of its own.
+const holdFrom = 16 << 10
+
 // transfer writes a file's bytes to the client: straight from the client
 // library's memory where that allows it, else through a buffer; each piece with
 // a deadline of its own.
@@ -16,6 +20,7 @@ type transfer struct {
 	*recorder
 	h    *handler
 	rc   *http.ResponseController
+	conn *limitedConn // may be nil
 	sent int64
 	err  error // of writing
 }
@@ -29,6 +34,14 @@ func (t *transfer) ReadFrom(src io.Reader) (n int64, err error) {
 	c, ok := limit.R.(*content)
 	if !ok { // several ranges: they come through a pipe
 		return t.copy(limit)
+	}
+	if t.conn != nil && limit.N >= holdFrom {
+		t.conn.hold = true
+		defer func() {
+			if ferr := t.conn.flush(); err == nil && ferr != nil {
+				t.err, err = ferr, ferr
+			}
+		}()
 	}
 	long := limit.N > ownHandle
 	if long {

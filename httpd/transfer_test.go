@@ -100,11 +100,13 @@ func TestLookupsAreShared(t *testing.T) {
 	slow := &slowSource{fake: f, gate: make(chan struct{})}
 	l := newLookups(t.Context(), slow, tnv.Root)
 	var wg sync.WaitGroup
+	var answered atomic.Int64
 	ask := func() {
 		wg.Go(func() {
 			if _, err := l.resolve(t.Context(), "/a.mp4"); err != nil {
 				t.Error(err)
 			}
+			answered.Add(1)
 		})
 	}
 	ask()
@@ -120,7 +122,11 @@ func TestLookupsAreShared(t *testing.T) {
 	time.Sleep(20 * time.Millisecond) // all 50 are there
 	slow.gate <- struct{}{}           // the first is answered
 	slow.gate <- struct{}{}           // the second begins
-	slow.gate <- struct{}{}           // and is answered
+	time.Sleep(20 * time.Millisecond)
+	if n := answered.Load(); n != 1 {
+		t.Errorf("%d requests have an answer, want 1: the others came when its question was already under way", n)
+	}
+	slow.gate <- struct{}{} // and is answered
 	wg.Wait()
 	l.wg.Wait()
 	if n := slow.begun.Load(); n != 2 {

@@ -22,7 +22,7 @@ import (
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/admin"
 	"github.com/tnvfs/tnv/kv"
-	pebble "github.com/tnvfs/tnv/kv/lsm"
+	"github.com/tnvfs/tnv/kv/pebble"
 	"github.com/tnvfs/tnv/meta"
 	"github.com/tnvfs/tnv/protocol"
 )

@@ -83,12 +83,15 @@ func (n *node) killSUID() {
 	}
 }
 
-// Create makes a file.
+// Create makes a file, or finds a regular one unless rq.Excl.
 func (v *Volume) Create(ctx context.Context, cred tnv.Cred, rq protocol.Create) (protocol.CreateReply, error) {
 	if err := v.begin(ctx, "create"); err != nil {
 		return protocol.CreateReply{}, err
 	}
 	defer v.mu.Unlock()
+	if _, old, _ := v.entryLocked(rq.Parent, rq.Name); old != nil && !rq.Excl && old.attr.IsRegular() {
+		return protocol.CreateReply{Attr: old.attr}, nil
+	}
 	n, err := v.addLocked(cred, rq.Parent, rq.Name, tnv.Attr{Mode: rq.Mode, Rdev: rq.Rdev})
 	if err != nil {
 		return protocol.CreateReply{}, err

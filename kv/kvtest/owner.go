@@ -42,13 +42,14 @@ func testFenceRace(t *testing.T, s *Store) {
 		applied.Store(uint64(seq))
 		ended := make(chan error)
 		go func() {
-			for next := seq + 1; ; next++ {
+			for next := seq + 1; next < seq+20000; next++ {
 				if err := s.Engine.Apply(ctx, f, []kv.Batch{batch(next, set("k", fmt.Sprint(next)))}); err != nil {
 					ended <- err
 					return
 				}
 				applied.Store(uint64(next))
 			}
+			ended <- nil // it was never refused
 		}()
 		for applied.Load() < uint64(seq)+5 {
 			time.Sleep(100 * time.Microsecond)

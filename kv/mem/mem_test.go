@@ -23,7 +23,7 @@ func open(t testing.TB) *kvtest.Store {
 	}
 }
 
-func TestConformance(t *testing.T)  { kvtest.Run(t, open) }
+func TestConformance(t *testing.T) { kvtest.Run(t, open) }
 func BenchmarkEngine(b *testing.B) { kvtest.Bench(b, open) }
 
 func TestHooks(t *testing.T) {

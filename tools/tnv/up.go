@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -63,18 +64,7 @@ a flag names must be free; for the rest a free one is taken.`,
 			if cfg.Mount == nil && !cluster.Exists(dir) {
 				cfg.Mount = &mount
 			}
-			c, err := cluster.Up(cmd.Context(), cfg)
-			if err != nil {
-				return err
-			}
-			a.remember(c.Dir, log)
-			fmt.Fprint(a.stdout, c.Summary())
-			if detach {
-				return nil
-			}
-			fmt.Fprintln(a.stdout, "Ctrl-C stops it.")
-			defer a.forget(c.Dir, log)
-			return c.Supervise(cmd.Context())
+			return a.up(cmd.Context(), cfg, detach)
 		},
 	}
 	f := cmd.Flags()
@@ -89,6 +79,22 @@ a flag names must be free; for the rest a free one is taken.`,
 	cmd.MarkFlagDirname("dir")
 	cmd.MarkFlagDirname("mount")
 	return cmd
+}
+
+// up brings a cluster up, and watches over it unless it is to be left alone.
+func (a *app) up(ctx context.Context, cfg cluster.Config, detach bool) error {
+	c, err := cluster.Up(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	a.remember(c.Dir, cfg.Log)
+	fmt.Fprint(a.stdout, c.Summary())
+	if detach {
+		return nil
+	}
+	fmt.Fprintln(a.stdout, "Ctrl-C stops it.")
+	defer a.forget(c.Dir, cfg.Log)
+	return c.Supervise(ctx)
 }
 
 // given is the flag's value if it was given.

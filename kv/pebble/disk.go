@@ -149,7 +149,8 @@ type inUseError struct{ err error }
 
 func (e *inUseError) Error() string { return "in use: " + e.err.Error() }
 
-// Lock implements vfs.FS.
+// Lock implements vfs.FS. It is the first moment at which the directory is ours,
+// and before Pebble reads anything.
 func (d *disk) Lock(name string) (io.Closer, error) {
 	c, err := d.FS.Lock(name)
 	if err != nil {
@@ -160,8 +161,12 @@ func (d *disk) Lock(name string) (io.Closer, error) {
 		return nil, err
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.held = c
+	d.mu.Unlock()
+	if err := trimLog(d.FS, d.FS.PathDir(name)); err != nil {
+		_ = d.unlock()
+		return nil, err
+	}
 	return unlocker{d}, nil
 }
 

@@ -22,8 +22,8 @@
 //     more, the tables in its place are synced (those syncs are never put off).
 //   - Opening replays the logs into tables, synced, before a new log is begun. So
 //     what a killed process left unsynced is on disk before anything follows it.
-//   - A log file is not used again: a deferred sync could leave records of its old
-//     life between those of the new one. Sector by sector either may survive.
+//   - A log file is not used again. Chunks carry their log's number, so that old
+//     ones between new ones would be refused; not to have them is one proof less.
 //   - The store stays at a format in which a log's chunks do not say how far it was
 //     synced (before FormatWALSyncChunks). They would say what is not true, and a
 //     torn tail would be refused as damage.

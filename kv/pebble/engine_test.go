@@ -2,9 +2,11 @@ package pebble_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -22,7 +24,7 @@ import (
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/kv"
 	"github.com/tnvfs/tnv/kv/kvtest"
-	pebble "github.com/tnvfs/tnv/kv/lsm"
+	"github.com/tnvfs/tnv/kv/pebble"
 )
 
 var ctx = context.Background()
@@ -125,6 +127,7 @@ func TestSyncsAreShared(t *testing.T) {
 	defer e.Close()
 	f := acquire(t, e)
 	var syncs atomic.Int32
+	m.process.mu.Lock()
 	m.process.broken = func(op, name string) error {
 		if op == "sync" && filepath.Ext(name) == ".log" {
 			syncs.Add(1)
@@ -132,6 +135,7 @@ func TestSyncsAreShared(t *testing.T) {
 		}
 		return nil
 	}
+	m.process.mu.Unlock()
 	for i := range 20 {
 		must(t, e.Apply(ctx, f, one(i+1, 10)))
 	}
@@ -158,6 +162,31 @@ func TestSyncsAreShared(t *testing.T) {
 	}
 }
 
+// TestLogsAreNotReused rotates logs many times.
+func TestLogsAreNotReused(t *testing.T) {
+	m := newMachine(pebble.Options{MemTableSize: 64 << 10, FlushEvery: time.Hour})
+	e := m.start(t)
+	defer e.Close()
+	f := acquire(t, e)
+	var logs, reused atomic.Int32
+	m.process.mu.Lock()
+	m.process.broken = func(op, name string) error {
+		if op == "create" && filepath.Ext(name) == ".log" {
+			logs.Add(1)
+		} else if op == "reuse" {
+			reused.Add(1)
+		}
+		return nil
+	}
+	m.process.mu.Unlock()
+	for i := range 300 {
+		must(t, e.Apply(ctx, f, one(i+1, 2000)))
+	}
+	if logs.Load() < 5 || reused.Load() > 0 {
+		t.Errorf("%d logs were made, %d used again", logs.Load(), reused.Load())
+	}
+}
+
 // TestFailures breaks one kind of operation on one kind of file. From then on
 // everything returns that error, no sync is tried again, nothing hangs or ends
 // the process, and what is on the disk opens again with all that was acknowledged.
@@ -179,14 +208,14 @@ func testFailure(t *testing.T, op, file string, durability pebble.Durability) {
 	m := newMachine(opt)
 	e := m.start(t)
 	f := acquire(t, e)
-	var broken, again atomic.Int32
+	var known atomic.Bool
+	var again atomic.Int32
 	m.process.mu.Lock()
 	m.process.broken = func(o, name string) error {
-		if o == "sync" && broken.Load() > 0 {
+		if o == "sync" && known.Load() {
 			again.Add(1)
 		}
 		if o == op && strings.Contains(filepath.Base(name), file) {
-			broken.Add(1)
 			return syscall.EIO
 		}
 		return nil
@@ -205,6 +234,8 @@ func testFailure(t *testing.T, op, file string, durability pebble.Durability) {
 	if !errors.Is(failed, syscall.EIO) || !strings.Contains(failed.Error(), "store") {
 		t.Errorf("error is %v", failed)
 	}
+	known.Store(true)
+	time.Sleep(10 * time.Millisecond) // the flusher comes by
 	_, get := e.Get(ctx, 1, []byte("k"))
 	_, seq := e.Seq(ctx, 1)
 	for name, err := range map[string]error{"get": get, "seq": seq, "sync": e.Sync(ctx), "apply": e.Apply(ctx, f, one(acked+1, 1)),
@@ -432,20 +463,18 @@ func startChild(t *testing.T, dir string) *child {
 	must(t, err)
 	must(t, cmd.Start())
 	c := &child{cmd, bufio.NewReaderSize(out, 1<<20)}
-	t.Cleanup(func() { c.kill(); _ = cmd.Wait() })
+	t.Cleanup(c.kill)
 	return c
 }
 
+// kill returns when the process, and with it its lock, is gone. What it has
+// printed can still be read.
 func (c *child) kill() {
-	_ = c.cmd.Process.Signal(syscall.SIGKILL)
-	for { // the pipe is read to its end by the test; the process is gone when it is a zombie
-		if err := c.cmd.Process.Signal(syscall.Signal(0)); err != nil {
-			return
-		}
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
-		if err != nil || strings.Contains(string(b), ") Z ") {
-			return
-		}
-		time.Sleep(time.Millisecond)
+	if c.cmd.ProcessState != nil {
+		return
 	}
+	_ = c.cmd.Process.Kill()
+	rest, _ := io.ReadAll(c.out)
+	_ = c.cmd.Wait()
+	c.out = bufio.NewReader(bytes.NewReader(rest))
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/tnvfs/tnv/kv"
 	"github.com/tnvfs/tnv/kv/kvtest"
-	pebble "github.com/tnvfs/tnv/kv/lsm"
+	"github.com/tnvfs/tnv/kv/pebble"
 )
 
 var errDead = errors.New("the process is dead")
