@@ -4,7 +4,7 @@
 # make test    all tests; installs what they need, as root
 # make race    the tests of all packages with the race detector
 # make lint    vet, staticcheck, the rules of the source tree
-# make bench   benchmarks
+# make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
 
 SHELL := /bin/bash
@@ -56,7 +56,7 @@ lint:
 	go test -count=1 ./lint
 
 bench: build
-	go test -run '^$$' -bench . -benchmem ./...
+	bash tools/bench/run.sh
 
 install: build
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(SBIN)' '$(DESTDIR)$(PREFIX)/share/bash-completion/completions'

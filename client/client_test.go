@@ -133,6 +133,11 @@ func TestModel(t *testing.T) {
 	h := create(t, c, "m")
 	o, _, err := other.OpenFile(ctx, h.Ino(), os.O_RDONLY)
 	must(t, err)
+	for _, s := range f.stores {
+		s.mu.Lock()
+		s.slow = 2 * time.Millisecond
+		s.mu.Unlock()
+	}
 	const limit = 70 << 20 // beyond a chunk
 	model := make([]byte, limit)
 	size := 0
@@ -149,7 +154,7 @@ func TestModel(t *testing.T) {
 	}
 	for step := range 600 {
 		off, n := at(), 1+r.IntN(1<<(1+r.IntN(19)))
-		op := r.IntN(20)
+		op := r.IntN(22)
 		hist = append(hist, fmt.Sprintf("%d:op%d@%d+%d", step, op, off, n))
 		switch {
 		case op < 9:
@@ -194,6 +199,10 @@ func TestModel(t *testing.T) {
 			must(t, h.Close())
 			h, _, err = c.OpenFile(ctx, h.Ino(), os.O_RDWR)
 			must(t, err)
+		case op >= 20: // sealed, and on its way while the next operations go on
+			gone, cancel := context.WithCancel(ctx)
+			cancel()
+			h.Flush(gone)
 		case op == 19:
 			a, err := h.Attr(ctx)
 			if err != nil || a.Size != uint64(size) {

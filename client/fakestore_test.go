@@ -14,6 +14,7 @@ import (
 type fakeBlock struct {
 	meta   protocol.BlockMeta
 	data   []byte
+	boot   tnv.BootID // in which it was taken: a sync is for those of its own boot
 	synced bool
 }
 
@@ -129,7 +130,7 @@ func (s *fakeStore) block(ctx context.Context, p *protocol.Peer, f *protocol.Fra
 		s.syncs++
 		rep := protocol.SyncReply{Node: s.id, Boot: s.boot}
 		for _, b := range s.blocks {
-			b.synced = true
+			b.synced = b.synced || b.boot == s.boot
 		}
 		for _, k := range rq.Blocks {
 			if s.blocks[k] == nil {
@@ -166,7 +167,7 @@ func (s *fakeStore) put(w *protocol.Wire, f *protocol.Frame) error {
 	if old := s.blocks[rq.Block.Key]; old != nil && !slices.Equal(old.meta.Sums, rq.Block.Sums) {
 		s.f.t.Errorf("block %v put twice with different bytes", rq.Block.Key)
 	}
-	s.blocks[rq.Block.Key] = &fakeBlock{meta: rq.Block, data: data, synced: rq.Sync}
+	s.blocks[rq.Block.Key] = &fakeBlock{meta: rq.Block, data: data, boot: s.boot, synced: rq.Sync}
 	s.puts++
 	rep := protocol.PutReply{Holders: []tnv.Holder{{Node: s.id, Boot: s.boot}}}
 	s.mu.Unlock()

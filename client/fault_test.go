@@ -365,6 +365,12 @@ func (c *Client) askOnce(h *Handle) (protocol.ExtentsReply, error) {
 }
 
 func TestSyncOfRestartedStore(t *testing.T) {
+	for _, lose := range []bool{true, false} {
+		t.Run(fmt.Sprintf("lose=%v", lose), func(t *testing.T) { syncOfRestarted(t, lose) })
+	}
+}
+
+func syncOfRestarted(t *testing.T, lose bool) {
 	f := newFake(t, 1, 2)
 	cfg := f.config()
 	cfg.Memory = 256 << 20 // so that the blocks are not committed early
@@ -386,7 +392,7 @@ func TestSyncOfRestartedStore(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	f.stores[0].restart(true) // it loses them
+	f.stores[0].restart(lose)
 	must(t, h.Sync(ctx, false))
 	for _, s := range f.stores {
 		s.mu.Lock()

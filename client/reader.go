@@ -196,18 +196,21 @@ func (in *inode) fill(ctx context.Context, h *Handle, p []byte, off int64, l *la
 
 // wanted is a part that a step waits for, and what it wants of it.
 type wanted struct {
-	p      *part
+	p      *part // nil: a hole of n bytes
 	off    int64 // in the file
 	lo, hi uint32
+	n      int
 }
 
 // step reads some bytes, as many as memory allows at once but at least one. It
 // waits for memory only while it holds none: so whoever holds some goes on.
 func (in *inode) step(ctx context.Context, h *Handle, l *layout, off int64, n int, to sink) (int, error) {
-	want, got, err := in.gather(ctx, l, off, n, to)
+	want, got, err := in.gather(ctx, l, off, n)
 	defer func() {
 		for _, w := range want {
-			in.c.cache.unref(w.p)
+			if w.p != nil {
+				in.c.cache.unref(w.p)
+			}
 		}
 	}()
 	if err != nil {
@@ -216,7 +219,11 @@ func (in *inode) step(ctx context.Context, h *Handle, l *layout, off int64, n in
 	if h != nil {
 		h.ahead.moved(in, l, off, got)
 	}
-	for _, w := range want {
+	for _, w := range want { // in the order of the file, holes included: sinks append
+		if w.p == nil {
+			to.zero(w.off, w.n)
+			continue
+		}
 		if err := w.p.await(ctx); err != nil {
 			return 0, err
 		}
@@ -227,16 +234,16 @@ func (in *inode) step(ctx context.Context, h *Handle, l *layout, off int64, n in
 
 // gather begins to fetch [off, off+n), as much as there is memory for, and
 // returns how much that is.
-func (in *inode) gather(ctx context.Context, l *layout, off int64, n int, to sink) (want []wanted, got int, err error) {
-	vol := in.c.vol()
+func (in *inode) gather(ctx context.Context, l *layout, off int64, n int) (want []wanted, got int, err error) {
+	vol, holds := in.c.vol(), false
 	for _, r := range l.runs(vol, in.ino, off, n) {
 		if r.blk.key.ID == 0 {
-			to.zero(r.off, r.n)
+			want = append(want, wanted{off: r.off, n: r.n})
 			got += r.n
 			continue
 		}
 		for at, pos := r.blk, r.off; at.lo < at.hi; {
-			p, err := in.c.cache.get(ctx, at, false, len(want) == 0)
+			p, err := in.c.cache.get(ctx, at, false, !holds)
 			if err != nil {
 				return want, got, err
 			}
@@ -244,7 +251,8 @@ func (in *inode) gather(ctx context.Context, l *layout, off int64, n int, to sin
 				return want, got, nil
 			}
 			hi := min(at.hi, p.blk.hi)
-			want = append(want, wanted{p, pos, at.lo, hi})
+			holds = true
+			want = append(want, wanted{p: p, off: pos, lo: at.lo, hi: hi})
 			got += int(hi - at.lo)
 			pos += int64(hi - at.lo)
 			at.lo = hi

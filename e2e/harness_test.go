@@ -44,6 +44,10 @@ func work(kind string) int {
 	case "guard":
 		GuardMain()
 		return 0
+	case "writer":
+		return writerMain()
+	case "verifier":
+		return verifierMain()
 	}
 	fmt.Fprintf(os.Stderr, "no such worker: %s\n", kind)
 	return 2

@@ -72,7 +72,7 @@ type writerSetup struct {
 // fileState is a file as it is when the writer starts.
 type fileState struct {
 	Path string
-	Type string
+	Type string // as seen.Type, or "hidden": a second name of a file, which is left alone
 	Size int64
 }
 
@@ -217,7 +217,6 @@ func (w *writer) step() error {
 		size := w.rnd.Int64N(f.Size*3/2 + 2)
 		err := w.do(op{Kind: opTruncate, Path: f.Path, Len: size}, func() error { return os.Truncate(w.at(f.Path), size) })
 		f.Size = size
-		w.shared()
 		return err
 	case k < 14:
 		return w.rename(f, w.fresh())
@@ -225,6 +224,7 @@ func (w *writer) step() error {
 		if g := w.some("file"); g != f {
 			return w.rename(f, g.Path) // replaces it
 		}
+		return w.relink(f, w.fresh())
 	case k == 15 && d == nil || k == 16 && w.dirs() < 4:
 		p := w.fresh()
 		w.file[p] = &fileState{Path: p, Type: "dir"}
@@ -245,10 +245,6 @@ func (w *writer) step() error {
 	}
 	return w.session(opCreate, w.fresh(), 1)
 }
-
-// shared would be where hard links of a file learn its size: writers make links
-// only of what they never change again, so there is nothing to do but forget.
-func (w *writer) shared() {}
 
 func (w *writer) dirs() (n int) {
 	for _, f := range w.file {
@@ -274,6 +270,18 @@ func (w *writer) rename(f *fileState, to string) error {
 	f.Path = to
 	w.file[to] = f
 	return w.do(op{Kind: opRename, Path: from, To: to}, func() error { return syscall.Rename(w.at(from), w.at(to)) })
+}
+
+// relink renames in the old way, by link and unlink.
+func (w *writer) relink(f *fileState, to string) error {
+	from := f.Path
+	if err := w.do(op{Kind: opLink, Path: from, To: to}, func() error { return os.Link(w.at(from), w.at(to)) }); err != nil {
+		return err
+	}
+	delete(w.file, from)
+	f.Path = to
+	w.file[to] = f
+	return w.do(op{Kind: opUnlink, Path: from}, func() error { return syscall.Unlink(w.at(from)) })
 }
 
 // session opens a file, writes some pieces with an fsync here and there, and
