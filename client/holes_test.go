@@ -13,7 +13,7 @@ func TestViewOfHoles(t *testing.T) {
 	h := create(t, c, "holes")
 	want := make([]byte, 300_000)
 	for _, off := range []int{0, 100_000, 250_000} {
-		copy(want[off:], randomBytes(int64(off), 20_000))
+		copy(want[off:], randomBytes(uint64(off), 20_000))
 		_, err := h.WriteAt(ctx, want[off:off+20_000], int64(off))
 		must(t, err)
 	}
