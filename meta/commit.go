@@ -3,6 +3,7 @@ package meta
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/kv"
@@ -26,33 +27,65 @@ func (s *store) publishLocked(tx *Tx) {
 	s.open.batches = append(s.open.batches, b)
 	s.open.last = b.Seq
 	s.evictLocked()
-	select {
-	case s.kick <- struct{}{}:
-	default:
+}
+
+// lead applies what is queued, up to batch seq at least, unless somebody is at it
+// already. So a lone mutation is applied on its own goroutine, and many at once
+// are applied together by the one that came first; what is queued behind its own
+// batch it leaves to the commit loop.
+func (s *store) lead(seq tnv.BatchSeq) {
+	s.mu.Lock()
+	if s.leading || len(s.open.batches) == 0 {
+		s.mu.Unlock()
+		return
+	}
+	s.leading = true
+	s.mu.Unlock()
+	if s.commitAll(seq) {
+		select {
+		case s.kick <- struct{}{}:
+		default:
+		}
 	}
 }
 
-// commitLoop applies groups of batches in order until the store is closed.
+// commitLoop applies what leaders have left, until the store is closed.
 func (s *store) commitLoop() {
 	defer close(s.done)
 	for {
 		select {
 		case <-s.kick:
+			s.lead(maxSeq)
+			continue
 		case <-s.stop:
-			s.commitAll()
-			return
 		}
-		s.commitAll()
+		for !s.idle() { // nothing new comes: the store is closed
+			s.lead(maxSeq)
+			time.Sleep(time.Millisecond) // a leader may be at the last group
+		}
+		return
 	}
 }
 
-func (s *store) commitAll() {
+// idle tells that nothing is being applied or queued.
+func (s *store) idle() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return !s.leading && len(s.open.batches) == 0
+}
+
+const maxSeq = ^tnv.BatchSeq(0)
+
+// commitAll applies groups of batches in order until batch seq is applied or
+// none is left. It tells whether some are left. The caller leads.
+func (s *store) commitAll(seq tnv.BatchSeq) (left bool) {
 	for {
 		s.mu.Lock()
 		g := s.open
-		if len(g.batches) == 0 {
+		if left = len(g.batches) > 0; !left || g.batches[0].Seq > seq {
+			s.leading = false
 			s.mu.Unlock()
-			return
+			return left
 		}
 		s.busy, s.open = g, newGroup()
 		fence := kv.Fence{Vol: s.vol, Epoch: s.lease.Epoch}
@@ -70,7 +103,7 @@ func (s *store) commitAll() {
 		close(g.done)
 		if err != nil {
 			s.drain(g.err)
-			return
+			return false
 		}
 	}
 }
@@ -109,6 +142,7 @@ func (s *store) drain(err error) {
 	s.mu.Lock()
 	g := s.open
 	s.open = newGroup()
+	s.leading = false
 	s.mu.Unlock()
 	g.err = err
 	close(g.done)

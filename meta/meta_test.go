@@ -314,9 +314,11 @@ func TestUnlinkedIsReclaimed(t *testing.T) {
 		t.Fatal("a block of an open file is said to be dead")
 	}
 	h.must(h.v.EndSession(context.Background(), other.Session))
+	_, err = do[protocol.AttrReply](h, protocol.TypeGetAttr, &protocol.GetAttr{Ino: f})
+	kindIs(t, err, tnv.KindStale)
 	h.eventually("the inode is reclaimed", func() bool {
-		_, err := do[protocol.AttrReply](h, protocol.TypeGetAttr, &protocol.GetAttr{Ino: f})
-		return errors.Is(err, tnv.KindStale)
+		st, err := h.v.Status(context.Background())
+		return err == nil && st.Unlinked == 0
 	})
 	for _, n := range []tnv.NodeID{11, 12} {
 		ids, err := h.v.Deletions(context.Background(), n, 0, 10)

@@ -40,6 +40,12 @@ var operations = map[protocol.Type]operation{
 // IsOperation tells whether a request of this type is for a volume.
 func IsOperation(t protocol.Type) bool { return operations[t] != nil }
 
+// IsQuery tells whether a request of this type only reads a few records, which
+// are in memory more often than not.
+func IsQuery(t protocol.Type) bool {
+	return t >= protocol.TypeLookup && t <= protocol.TypeResolve && t != protocol.TypeReadDir
+}
+
 // Do executes a request, whose body begins with a Head, and returns the values
 // of the reply's body.
 func (v *Volume) Do(ctx context.Context, f *protocol.Frame) ([]any, error) {

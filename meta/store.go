@@ -52,6 +52,7 @@ type store struct {
 	ids     map[string]*idRange
 	open    *commitGroup // takes the next batches
 	busy    *commitGroup // is being applied
+	leading bool         // somebody applies groups
 
 	kick chan struct{}
 	stop chan struct{}
@@ -123,6 +124,9 @@ func (s *store) mutateSeq(ctx context.Context, fn func(*Tx) error) (tnv.BatchSeq
 		seq, fnErr, err := s.mutateOnce(tx, fn)
 		switch {
 		case err == nil:
+			if tx.wrote() {
+				s.lead(seq)
+			}
 			if err := s.wait(ctx, seq); err != nil {
 				return seq, err
 			}

@@ -40,6 +40,9 @@ type Server struct {
 	// values of the reply's body. It runs on a goroutine of its own, and ctx
 	// ends with the connection. A panic in it answers KindOther.
 	Handle func(ctx context.Context, p *Peer, f *Frame) ([]any, error)
+	// Inline, if set, names requests that are answered at once: they are handled
+	// on the connection's own goroutine if nothing else has come yet.
+	Inline func(t Type) bool
 	// Block, if set, is called instead, on the connection's goroutine, one
 	// request after another; it reads the payload and writes the reply itself.
 	// An error ends the connection.
@@ -155,6 +158,10 @@ func (s *Server) serve(c net.Conn) {
 				s.Log.WithError(err).WithField("peer", p.Addr).Debug("connection closed")
 				return
 			}
+			continue
+		}
+		if s.Inline != nil && s.Inline(f.Type) && w.r.Buffered() == 0 {
+			s.handle(ctx, p, &f) // nobody waits behind it: no need to wake another goroutine
 			continue
 		}
 		limit <- struct{}{}
