@@ -66,9 +66,8 @@ const (
 
 // BlockKey names a block within the cluster.
 type BlockKey struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Vol      VolumeID
-	ID       BlockID
+	Vol VolumeID
+	ID  BlockID
 }
 
 func (k BlockKey) String() string { return fmt.Sprintf("%d/%d", k.Vol, k.ID) }
@@ -81,9 +80,8 @@ func (k BlockKey) Less(o BlockKey) bool {
 // Home is the inode and chunk for which a block was written. It stands in the
 // block's header, so that "is it alive?" is one look at one chunk.
 type Home struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      Ino
-	Chunk    uint64
+	Ino   Ino
+	Chunk uint64
 }
 
 // FileType is the type of an inode: the S_IFMT bits of st_mode, shifted right by 12.
@@ -105,22 +103,21 @@ func (t FileType) Mode() uint32 { return uint32(t) << 12 }
 // Attr is what stat(2) tells of an inode, and its versions. Times are
 // nanoseconds since 1970, UTC.
 type Attr struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      Ino
-	Mode     uint32 // type and permissions, as st_mode
-	Nlink    uint32
-	UID      uint32
-	GID      uint32
-	Rdev     uint32
-	Size     uint64 // bytes; of a directory: its number of entries
-	Blocks   uint64 // allocated units of 512 bytes
-	Atime    int64
-	Mtime    int64
-	Ctime    int64
-	Btime    int64
-	Parent   Ino    // of a directory; 0 for the rest
-	Version  uint64 // changes with every change of the inode
-	Data     uint64 // changes whenever the content (or a directory's entries) does
+	Ino     Ino
+	Mode    uint32 // type and permissions, as st_mode
+	Nlink   uint32
+	UID     uint32
+	GID     uint32
+	Rdev    uint32
+	Size    uint64 // bytes; of a directory: its number of entries
+	Blocks  uint64 // allocated units of 512 bytes
+	Atime   int64
+	Mtime   int64
+	Ctime   int64
+	Btime   int64
+	Parent  Ino    // of a directory; 0 for the rest
+	Version uint64 // changes with every change of the inode
+	Data    uint64 // changes whenever the content (or a directory's entries) does
 }
 
 // Type is the inode's type.
@@ -136,11 +133,10 @@ func (a *Attr) IsRegular() bool { return a.Type() == TypeRegular }
 // for the entry's life: reading goes on behind it. Cookies 0 to 2 are kept for
 // the start, "." and "..".
 type Dirent struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Name     string
-	Ino      Ino
-	Type     FileType
-	Cookie   uint64
+	Name   string
+	Ino    Ino
+	Type   FileType
+	Cookie uint64
 }
 
 // FirstCookie is the smallest cookie of an entry in the store.
@@ -149,8 +145,7 @@ const FirstCookie = 3
 // Extent says that Len bytes at Off of a chunk are the bytes from BlockOff on
 // of a block in a group.
 type Extent struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Off      uint32   // within the chunk
+	Off      uint32 // within the chunk
 	Len      uint32
 	Block    BlockID
 	BlockOff uint32
@@ -170,9 +165,8 @@ const ExtentShared ExtentFlags = 1
 
 // Cred is who asks: the identity of the process behind an operation.
 type Cred struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	UID      uint32
-	GID      uint32
+	UID uint32
+	GID uint32
 }
 
 // Root is the superuser.
@@ -180,9 +174,8 @@ var Root = Cred{}
 
 // Holder is a store that has a block, in the boot in which it took it.
 type Holder struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Node     NodeID
-	Boot     BootID
+	Node NodeID
+	Boot BootID
 }
 
 // NodeState is how a tracker sees a storage daemon.
@@ -201,7 +194,6 @@ func (s NodeState) String() string {
 
 // Node is a storage daemon as the cluster map shows it.
 type Node struct {
-	_msgpack struct{} `msgpack:",as_array"`
 	ID       NodeID
 	Group    GroupID
 	Boot     BootID
@@ -215,18 +207,16 @@ type Node struct {
 
 // Group is a set of storage daemons with the same content.
 type Group struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	ID       GroupID
-	Name     string
-	Nodes    []Node
+	ID    GroupID
+	Name  string
+	Nodes []Node
 }
 
 // Map is the cluster map: every group and storage daemon. Version grows with every change.
 type Map struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Epoch    Epoch
-	Version  uint64
-	Groups   []Group
+	Epoch   Epoch
+	Version uint64
+	Groups  []Group
 }
 
 // Group finds a group by id; nil if there is none.
@@ -253,8 +243,7 @@ func (m *Map) Node(id NodeID) *Node {
 
 // StatFS is what statfs(2) tells of a volume. Bytes, not blocks.
 type StatFS struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Capacity uint64   // of the groups, counting a group as its smallest member
+	Capacity uint64 // of the groups, counting a group as its smallest member
 	Free     uint64
 	Files    uint64 // inodes in use
 	Bytes    uint64 // bytes allocated to the volume's files

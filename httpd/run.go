@@ -2,7 +2,10 @@ package httpd
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	stdlog "log"
 	"net"
@@ -59,6 +62,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	cfg.Client.ReadOnly, cfg.Client.Registry = true, side.Registry
+	if cfg.Client.Identity == "" {
+		cfg.Client.Identity = identity(ln.Addr().String())
+	}
 	c, err := client.Connect(ctx, cfg.Client)
 	if err != nil {
 		return err
@@ -102,6 +108,23 @@ func (c Config) withDefaults() Config {
 		c.Client.Name = "httpd on " + host
 	}
 	return c
+}
+
+// identity names the daemon that listens at an address of this machine: there
+// is one at a time, so one that comes back after a kill ends its predecessor's
+// session, for which unlinked files would be kept until it expires. Empty where
+// the machine cannot be told from others.
+func identity(addr string) string {
+	host := tnv.HostID()
+	if host == "" {
+		return ""
+	}
+	ns, _ := os.Readlink("/proc/self/ns/net") // containers share the host's id and have each their loopback
+	if first, err := os.Readlink("/proc/1/ns/net"); err == nil && first == ns {
+		ns = "" // its number may be another after a boot
+	}
+	h := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", host, ns, addr))
+	return "httpd-" + hex.EncodeToString(h[:12])
 }
 
 // newServer sets the limits of connections.

@@ -194,7 +194,6 @@ func once(tx *Tx, c *call, live *liveSession, fn func() (any, error)) ([]byte, e
 
 // empty is the reply of operations that answer nothing.
 type empty struct {
-	_msgpack struct{} `msgpack:",as_array"`
 }
 
 func syncFS(ctx context.Context, c *call, _ *protocol.SyncFS) (*empty, error) {

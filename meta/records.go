@@ -5,9 +5,8 @@ import (
 	"math/bits"
 	"slices"
 
-	"github.com/vmihailenco/msgpack/v5"
-
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // Records are immutable once they are in a transaction or in the cache: a
@@ -255,7 +254,6 @@ func decodeLacking(b []byte) (any, error) {
 // session is a client's session as the store keeps it; whether it is alive is
 // the owner's to know.
 type session struct {
-	_msgpack struct{} `msgpack:",as_array"`
 	ID       tnv.SessionID
 	Identity string
 	Client   string
@@ -290,7 +288,6 @@ func decodeSlot(b []byte) (any, error) {
 
 // volume is a volume as volume 0 knows it.
 type volume struct {
-	_msgpack    struct{} `msgpack:",as_array"`
 	ID          tnv.VolumeID
 	Name        string
 	MinReplicas uint32
@@ -298,24 +295,22 @@ type volume struct {
 
 // group is a group's name.
 type group struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	ID       tnv.GroupID
-	Name     string
+	ID   tnv.GroupID
+	Name string
 }
 
 // node is a storage daemon that was taken into the cluster.
 type node struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	ID       tnv.NodeID
-	Group    tnv.GroupID
-	Boot     tnv.BootID
-	Host     string
-	Addr     string // where it was last
+	ID    tnv.NodeID
+	Group tnv.GroupID
+	Boot  tnv.BootID
+	Host  string
+	Addr  string // where it was last
 }
 
 // Rare records are msgpack behind the version byte.
 func packed(v any) []byte {
-	b, err := msgpack.Marshal(v)
+	b, err := protocol.Marshal(v)
 	if err != nil {
 		panic(err) // our own types always marshal
 	}
@@ -332,7 +327,7 @@ func unpack[T any](b []byte) (any, error) {
 	d.version()
 	v := new(T)
 	if d.err == nil {
-		if err := msgpack.Unmarshal(d.b, v); err != nil {
+		if err := protocol.Unmarshal(d.b, v); err != nil {
 			d.fail()
 		}
 	}

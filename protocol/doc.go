@@ -27,8 +27,9 @@
 // # Bodies
 //
 // Messages are structs written as msgpack arrays, fields in the order of the
-// declaration. A field may be appended in a later version; a reader takes
-// missing trailing fields for zero and skips those that it does not know.
+// declaration. A message's fields are fixed for a version of the protocol: an
+// array of another length is refused. What changes gets a new type, or a new
+// version, which the handshake agrees on.
 //
 // # Connections
 //

@@ -138,8 +138,9 @@ func Unmarshal(body []byte, dst ...any) error { return unmarshal(body, dst...) }
 func marshal(b *bytes.Buffer, values ...any) error {
 	e := msgpack.GetEncoder()
 	defer msgpack.PutEncoder(e)
-	e.Reset(b)
+	e.Reset(b) // which also forgets the settings
 	e.UseCompactInts(true)
+	e.UseArrayEncodedStructs(true)
 	for _, v := range values {
 		if raw, ok := v.(Raw); ok {
 			b.Write(raw)
@@ -160,10 +161,9 @@ type Raw []byte
 
 // WireError is an error as a frame carries it.
 type WireError struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Kind     tnv.Kind
-	Op       string
-	Msg      string
+	Kind tnv.Kind
+	Op   string
+	Msg  string
 }
 
 // Err makes a Go error of it.

@@ -82,7 +82,6 @@ const (
 
 // Hello opens the handshake: see the package's page.
 type Hello struct {
-	_msgpack struct{} `msgpack:",as_array"`
 	Versions []uint16 // asker: all that it speaks; answerer: the one it chose
 	Cluster  string
 	Role     Role
@@ -92,23 +91,20 @@ type Hello struct {
 
 // Proof is the asker's half of the proof of the key.
 type Proof struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	MAC      []byte
+	MAC []byte
 }
 
 // Head stands before every request on a volume.
 type Head struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Vol      tnv.VolumeID
-	Session  tnv.SessionID
-	Slot     uint32 // mutations: below SessionInfo.Slots
-	Seq      uint64 // mutations: one more than the slot's last
-	Cred     tnv.Cred
+	Vol     tnv.VolumeID
+	Session tnv.SessionID
+	Slot    uint32 // mutations: below SessionInfo.Slots
+	Seq     uint64 // mutations: one more than the slot's last
+	Cred    tnv.Cred
 }
 
 // OpenSession begins a session on a volume, or resumes one.
 type OpenSession struct {
-	_msgpack struct{} `msgpack:",as_array"`
 	Volume   string
 	Resume   tnv.SessionID // not 0: go on with this session if it still is
 	Identity string        // a session with the same identity ends; empty: none does
@@ -118,7 +114,6 @@ type OpenSession struct {
 
 // SessionInfo is what a client must know of its session and volume.
 type SessionInfo struct {
-	_msgpack    struct{} `msgpack:",as_array"`
 	Session     tnv.SessionID
 	Vol         tnv.VolumeID
 	Epoch       tnv.Epoch
@@ -132,7 +127,6 @@ type SessionInfo struct {
 
 // KeepAlive tells the owner that the session lives.
 type KeepAlive struct {
-	_msgpack   struct{} `msgpack:",as_array"`
 	Vol        tnv.VolumeID
 	Session    tnv.SessionID
 	MapVersion uint64 // of the cluster map that the client has
@@ -140,7 +134,6 @@ type KeepAlive struct {
 
 // KeepAliveReply carries what the owner wants of the session.
 type KeepAliveReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
 	Epoch    tnv.Epoch
 	Map      *tnv.Map  // nil if the client's is current
 	Unlinked []tnv.Ino // inodes without a name: Released is due for each, once no handle is open
@@ -148,35 +141,30 @@ type KeepAliveReply struct {
 
 // CloseSession ends a session at once: what it holds is freed.
 type CloseSession struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Vol      tnv.VolumeID
-	Session  tnv.SessionID
+	Vol     tnv.VolumeID
+	Session tnv.SessionID
 }
 
 // Released says that the session has no open handle of these inodes, and that
 // it can get none: they have no name.
 type Released struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Inos     []tnv.Ino
+	Inos []tnv.Ino
 }
 
 // GetMap asks for the cluster map.
 type GetMap struct {
-	_msgpack  struct{} `msgpack:",as_array"`
-	IfVersion uint64   // nothing comes if the map still has this version and Epoch
+	IfVersion uint64 // nothing comes if the map still has this version and Epoch
 	Epoch     tnv.Epoch
 }
 
 // GetMapReply carries the map; nil if the asker's is current.
 type GetMapReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Map      *tnv.Map
+	Map *tnv.Map
 }
 
 // Announce is how a storage daemon enters the cluster, at its start and
 // whenever a tracker does not know it.
 type Announce struct {
-	_msgpack struct{} `msgpack:",as_array"`
 	Node     tnv.Node // Group and State are ignored
 	Group    string   // name; a group that is not yet is made
 	New      bool     // the store is empty and was never announced
@@ -187,15 +175,13 @@ type Announce struct {
 // KindWrongCluster, or KindConflict for a boot counter that went back or is
 // used twice, or a host that the group has already.
 type AnnounceReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Group    tnv.GroupID
-	Map      tnv.Map
-	BeatMs   uint32 // send NodeBeat this often
+	Group  tnv.GroupID
+	Map    tnv.Map
+	BeatMs uint32 // send NodeBeat this often
 }
 
 // NodeBeat is a storage daemon's heartbeat.
 type NodeBeat struct {
-	_msgpack      struct{} `msgpack:",as_array"`
 	Node          tnv.NodeID
 	Boot          tnv.BootID
 	State         tnv.NodeState // NodeAlive, NodeFull or NodeLeaving
@@ -212,28 +198,24 @@ type NodeBeat struct {
 
 // NodeBeatReply brings the map if it changed. Error KindNotExist: announce again.
 type NodeBeatReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Map      *tnv.Map
+	Map *tnv.Map
 }
 
 // BlockHome names a block and where its header says that it belongs.
 type BlockHome struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Block    tnv.BlockID
-	Home     tnv.Home
+	Block tnv.BlockID
+	Home  tnv.Home
 }
 
 // Alive asks the owner of a volume which blocks the metadata names. At most MaxBatch.
 type Alive struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Vol      tnv.VolumeID
-	Blocks   []BlockHome
+	Vol    tnv.VolumeID
+	Blocks []BlockHome
 }
 
 // AliveReply has one value per block. Any doubt is Alive.
 type AliveReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	State    []Liveness
+	State []Liveness
 }
 
 // Liveness of a block.
@@ -250,38 +232,33 @@ const MaxBatch = 4096
 
 // Held says that a store has these blocks, synced: records of their lack are removed.
 type Held struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Node     tnv.NodeID
-	Boot     tnv.BootID
-	Vol      tnv.VolumeID
-	Blocks   []tnv.BlockID
+	Node   tnv.NodeID
+	Boot   tnv.BootID
+	Vol    tnv.VolumeID
+	Blocks []tnv.BlockID
 }
 
 // Lacking asks the owner of a volume which blocks its metadata records a store
 // to lack, in the order of ids, from From on. At most MaxBatch.
 type Lacking struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Node     tnv.NodeID
-	Vol      tnv.VolumeID
-	From     tnv.BlockID
-	Limit    uint32
+	Node  tnv.NodeID
+	Vol   tnv.VolumeID
+	From  tnv.BlockID
+	Limit uint32
 }
 
 // LackingReply has them; More: there are more behind the last.
 type LackingReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Blocks   []BlockHome
-	More     bool
+	Blocks []BlockHome
+	More   bool
 }
 
 // StatusRequest asks for everything that `tnv status` shows.
 type StatusRequest struct {
-	_msgpack struct{} `msgpack:",as_array"`
 }
 
 // Status is a tracker's view of the cluster.
 type Status struct {
-	_msgpack struct{} `msgpack:",as_array"`
 	Trackers []TrackerStatus
 	Volumes  []VolumeStatus
 	Groups   []GroupStatus
@@ -289,15 +266,13 @@ type Status struct {
 
 // TrackerStatus is one tracker.
 type TrackerStatus struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Addr     string
-	Alive    bool
-	Engine   string // "pebble", "postgres", "mem"
+	Addr   string
+	Alive  bool
+	Engine string // "pebble", "postgres", "mem"
 }
 
 // VolumeStatus is one volume.
 type VolumeStatus struct {
-	_msgpack         struct{} `msgpack:",as_array"`
 	ID               tnv.VolumeID
 	Name             string
 	Owner            string // address of the tracker
@@ -312,7 +287,6 @@ type VolumeStatus struct {
 // GroupStatus is one group. State is "whole" (every member alive and lacking
 // nothing), "degraded" or "down" (no member alive).
 type GroupStatus struct {
-	_msgpack     struct{} `msgpack:",as_array"`
 	ID           tnv.GroupID
 	Name         string
 	State        string
@@ -323,7 +297,6 @@ type GroupStatus struct {
 
 // NodeStatus is one storage daemon.
 type NodeStatus struct {
-	_msgpack      struct{} `msgpack:",as_array"`
 	Node          tnv.Node
 	Blocks        uint64
 	BehindBlocks  uint64 // the larger of what the metadata and the daemon say
@@ -335,85 +308,73 @@ type NodeStatus struct {
 
 // AttrReply answers most operations.
 type AttrReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Attr     tnv.Attr
+	Attr tnv.Attr
 }
 
 // Lookup finds a name in a directory. Name may be "..".
 type Lookup struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Parent   tnv.Ino
-	Name     string
+	Parent tnv.Ino
+	Name   string
 }
 
 // GetAttr reads an inode's attributes.
 type GetAttr struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      tnv.Ino
+	Ino tnv.Ino
 }
 
 // ReadDir lists entries behind a cookie, in the order of cookies.
 type ReadDir struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      tnv.Ino
-	Cookie   uint64 // 0: from the start. "." and ".." are not among the entries.
-	Limit    uint32 // entries
-	Attrs    bool   // the attributes of each entry as well
+	Ino    tnv.Ino
+	Cookie uint64 // 0: from the start. "." and ".." are not among the entries.
+	Limit  uint32 // entries
+	Attrs  bool   // the attributes of each entry as well
 }
 
 // ReadDirReply has at most Limit entries (a few more where cookies collide). End: none is behind them.
 type ReadDirReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Dir      tnv.Attr
-	Entries  []tnv.Dirent
-	Attrs    []tnv.Attr // as Entries, if asked for
-	End      bool
+	Dir     tnv.Attr
+	Entries []tnv.Dirent
+	Attrs   []tnv.Attr // as Entries, if asked for
+	End     bool
 }
 
 // ReadLink reads a symbolic link.
 type ReadLink struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      tnv.Ino
+	Ino tnv.Ino
 }
 
 // ReadLinkReply has the link's target.
 type ReadLinkReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Target   string
+	Target string
 }
 
 // GetXattr reads an extended attribute.
 type GetXattr struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      tnv.Ino
-	Name     string
+	Ino  tnv.Ino
+	Name string
 }
 
 // XattrReply has its value.
 type XattrReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Value    []byte
+	Value []byte
 }
 
 // ListXattr lists the names of the extended attributes.
 type ListXattr struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      tnv.Ino
+	Ino tnv.Ino
 }
 
 // ListXattrReply has them, sorted.
 type ListXattrReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Names    []string
+	Names []string
 }
 
 // Extents reads the extents of Count chunks from First on.
 type Extents struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      tnv.Ino
-	First    uint64
-	Count    uint32 // at most MaxChunks
-	IfData   uint64 // not 0: no extents come if Attr.Data still has this value
+	Ino    tnv.Ino
+	First  uint64
+	Count  uint32 // at most MaxChunks
+	IfData uint64 // not 0: no extents come if Attr.Data still has this value
 }
 
 // MaxChunks is how many chunks one Extents or Commit may name.
@@ -423,15 +384,13 @@ const MaxChunks = 64
 // sorted and disjoint; what they do not cover below the size reads as zeros. Of
 // files in many pieces fewer chunks come than were asked for, at least one.
 type ExtentsReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Attr     tnv.Attr
-	Same     bool // IfData still holds: Chunks is empty
-	Chunks   [][]tnv.Extent
+	Attr   tnv.Attr
+	Same   bool // IfData still holds: Chunks is empty
+	Chunks [][]tnv.Extent
 }
 
 // StatFS asks for the volume's figures.
 type StatFS struct {
-	_msgpack struct{} `msgpack:",as_array"`
 }
 
 // Resolve walks a path from the root in one round trip. Symbolic links on the
@@ -439,84 +398,73 @@ type StatFS struct {
 // ".." never leaves it), the last one only with Follow. Search permission is
 // checked for Head.Cred.
 type Resolve struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Path     string
-	Follow   bool
+	Path   string
+	Follow bool
 }
 
 // ResolveReply has the inode that was found.
 type ResolveReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Attr     tnv.Attr
-	Parent   tnv.Ino // the directory in which it was found, 0 for the root
+	Attr   tnv.Attr
+	Parent tnv.Ino // the directory in which it was found, 0 for the root
 }
 
 // Create makes a regular file or special file, or finds a regular one.
 type Create struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Parent   tnv.Ino
-	Name     string
-	Mode     uint32 // type and permissions, umask applied; no type: regular
-	Rdev     uint32
-	Excl     bool // KindExist if the name is there
+	Parent tnv.Ino
+	Name   string
+	Mode   uint32 // type and permissions, umask applied; no type: regular
+	Rdev   uint32
+	Excl   bool // KindExist if the name is there
 }
 
 // CreateReply tells whether it was made.
 type CreateReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Attr     tnv.Attr
-	Created  bool
+	Attr    tnv.Attr
+	Created bool
 }
 
 // Mkdir makes a directory.
 type Mkdir struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Parent   tnv.Ino
-	Name     string
-	Mode     uint32 // permissions, umask applied
+	Parent tnv.Ino
+	Name   string
+	Mode   uint32 // permissions, umask applied
 }
 
 // Symlink makes a symbolic link.
 type Symlink struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Parent   tnv.Ino
-	Name     string
-	Target   string
+	Parent tnv.Ino
+	Name   string
+	Target string
 }
 
 // Link gives an inode one more name.
 type Link struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      tnv.Ino
-	Parent   tnv.Ino
-	Name     string
+	Ino    tnv.Ino
+	Parent tnv.Ino
+	Name   string
 }
 
 // Unlink removes a name that is not a directory's.
 type Unlink struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Parent   tnv.Ino
-	Name     string
+	Parent tnv.Ino
+	Name   string
 }
 
 // UnlinkReply names the inode that lost its last name, 0 if none did: the
 // session sends Released for it once it has no handle.
 type UnlinkReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
 	Unlinked tnv.Ino
 	Attr     tnv.Attr // of the inode that lost a name; of the inode moved, for Rename
 }
 
 // Rmdir removes an empty directory.
 type Rmdir struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Parent   tnv.Ino
-	Name     string
+	Parent tnv.Ino
+	Name   string
 }
 
 // Rename moves a name. Flags are those of renameat2(2).
 type Rename struct {
-	_msgpack  struct{} `msgpack:",as_array"`
 	Parent    tnv.Ino
 	Name      string
 	NewParent tnv.Ino
@@ -549,51 +497,45 @@ const (
 
 // SetAttr changes attributes. Times are nanoseconds since 1970.
 type SetAttr struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      tnv.Ino
-	Mask     SetAttrMask
-	Mode     uint32
-	UID      uint32
-	GID      uint32
-	Size     uint64
-	Atime    int64
-	Mtime    int64
+	Ino   tnv.Ino
+	Mask  SetAttrMask
+	Mode  uint32
+	UID   uint32
+	GID   uint32
+	Size  uint64
+	Atime int64
+	Mtime int64
 }
 
 // SetXattr sets an extended attribute. Flags as in setxattr(2): 1 create, 2 replace.
 type SetXattr struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      tnv.Ino
-	Name     string
-	Value    []byte
-	Flags    uint32
+	Ino   tnv.Ino
+	Name  string
+	Value []byte
+	Flags uint32
 }
 
 // RemoveXattr removes one.
 type RemoveXattr struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Ino      tnv.Ino
-	Name     string
+	Ino  tnv.Ino
+	Name string
 }
 
 // ChunkExtents are new extents of one chunk: those behind cover those before.
 type ChunkExtents struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Chunk    uint64
-	Extents  []tnv.Extent
+	Chunk   uint64
+	Extents []tnv.Extent
 }
 
 // BlockHolders says who has a block.
 type BlockHolders struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Block    tnv.BlockID
-	Holders  []tnv.Holder
+	Block   tnv.BlockID
+	Holders []tnv.Holder
 }
 
 // Commit makes written blocks part of a file. At most MaxChunks chunks and
 // MaxBatch extents. An extent without a block (Block 0) is a hole.
 type Commit struct {
-	_msgpack struct{} `msgpack:",as_array"`
 	Ino      tnv.Ino
 	Size     uint64 // the file is at least so long afterwards
 	Mtime    int64  // of the last write; 0: the owner's clock
@@ -606,162 +548,141 @@ type Commit struct {
 
 // Grant asks for fresh block ids.
 type Grant struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Count    uint32   // at most 4096
+	Count uint32 // at most 4096
 }
 
 // GrantReply has the ids [First, First+Count).
 type GrantReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	First    tnv.BlockID
-	Count    uint32
+	First tnv.BlockID
+	Count uint32
 }
 
 // SyncFS returns when every mutation acknowledged so far is on disk.
 type SyncFS struct {
-	_msgpack struct{} `msgpack:",as_array"`
 }
 
 // BlockMeta describes a block: everything but its bytes.
 type BlockMeta struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Key      tnv.BlockKey
-	Home     tnv.Home
-	Len      uint32
-	Unit     uint32   // bytes per checksum: a power of two from 4 KiB to 64 KiB
-	Sums     []uint32 // see BlockSum; one per unit, the last may be shorter
+	Key  tnv.BlockKey
+	Home tnv.Home
+	Len  uint32
+	Unit uint32   // bytes per checksum: a power of two from 4 KiB to 64 KiB
+	Sums []uint32 // see BlockSum; one per unit, the last may be shorter
 }
 
 // Put stores a block and forwards it. The payload is its Len bytes.
 type Put struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Block    BlockMeta
-	Sync     bool // every holder has it on disk before it answers
-	Chain    []ChainLink
+	Block BlockMeta
+	Sync  bool // every holder has it on disk before it answers
+	Chain []ChainLink
 }
 
 // ChainLink is the next member to hand the block on to.
 type ChainLink struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Node     tnv.NodeID
-	Addr     string
+	Node tnv.NodeID
+	Addr string
 }
 
 // PutReply names who holds the block: the daemon asked and those of the chain
 // that took it. Who of the chain is not named does not.
 type PutReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Holders  []tnv.Holder
+	Holders []tnv.Holder
 }
 
 // Get reads Len bytes at Off of a block; Len 0: up to its end.
 // KindMissing: this store lacks it. KindBusy: ask another member.
 type Get struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Key      tnv.BlockKey
-	Off      uint32
-	Len      uint32
-	Meta     bool // the reply names Home and every sum, for a copy
+	Key  tnv.BlockKey
+	Off  uint32
+	Len  uint32
+	Meta bool // the reply names Home and every sum, for a copy
 }
 
 // GetReply: the payload is the whole units that cover the range asked for, Off
 // being where it begins. Sums are the units' checksums (with Get.Meta: all of the block's).
 type GetReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Block    BlockMeta
-	Off      uint32
+	Block BlockMeta
+	Off   uint32
 }
 
 // Delete removes blocks; a tombstone stays. From trackers only. At most MaxBatch.
 type Delete struct {
-	_msgpack struct{}   `msgpack:",as_array"`
-	Node     tnv.NodeID // the store meant: another one refuses
-	Vol      tnv.VolumeID
-	Blocks   []tnv.BlockID
+	Node   tnv.NodeID // the store meant: another one refuses
+	Vol    tnv.VolumeID
+	Blocks []tnv.BlockID
 }
 
 // DeleteReply comes when the tombstones are on disk.
 type DeleteReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
 }
 
 // Sync puts all that was taken so far on disk.
 type Sync struct {
-	_msgpack struct{}       `msgpack:",as_array"`
-	Blocks   []tnv.BlockKey // at most MaxBatch; the reply names those of them that the store lacks
+	Blocks []tnv.BlockKey // at most MaxBatch; the reply names those of them that the store lacks
 }
 
 // SyncReply says in which boot, and which of the blocks the store lacks.
 type SyncReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Node     tnv.NodeID
-	Boot     tnv.BootID
-	Missing  []tnv.BlockKey
+	Node    tnv.NodeID
+	Boot    tnv.BootID
+	Missing []tnv.BlockKey
 }
 
 // Digest asks for digests of the set of block ids in a range, cut into Parts parts of equal width.
 type Digest struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Vol      tnv.VolumeID
-	From     tnv.BlockID
-	To       tnv.BlockID // exclusive; 0: no end
-	Parts    uint32      // 1 to 256
+	Vol   tnv.VolumeID
+	From  tnv.BlockID
+	To    tnv.BlockID // exclusive; 0: no end
+	Parts uint32      // 1 to 256
 }
 
 // DigestReply has per part the number of live blocks, and the sum modulo 2^64 of a
 // hash of each id. Vols lists the volumes of which the store has blocks.
 type DigestReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Vols     []tnv.VolumeID
-	Last     tnv.BlockID // largest id held in the volume
-	Counts   []uint64
-	Sums     []uint64
+	Vols   []tnv.VolumeID
+	Last   tnv.BlockID // largest id held in the volume
+	Counts []uint64
+	Sums   []uint64
 }
 
 // List lists the live blocks of a range in the order of ids.
 type List struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Vol      tnv.VolumeID
-	From     tnv.BlockID
-	To       tnv.BlockID // exclusive; 0: no end
-	Limit    uint32      // at most MaxBatch
+	Vol   tnv.VolumeID
+	From  tnv.BlockID
+	To    tnv.BlockID // exclusive; 0: no end
+	Limit uint32      // at most MaxBatch
 }
 
 // ListReply has them; More: there are more behind the last.
 type ListReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Blocks   []ListedBlock
-	More     bool
+	Blocks []ListedBlock
+	More   bool
 }
 
 // ListedBlock is a block's id, home and length.
 type ListedBlock struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Block    tnv.BlockID
-	Home     tnv.Home
-	Len      uint32
+	Block tnv.BlockID
+	Home  tnv.Home
+	Len   uint32
 }
 
 // Repair tells a store that a block which it gave out did not match its
 // checksums, or that it lacks it: it looks for itself, and mends it from a peer.
 type Repair struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Key      tnv.BlockKey
-	Home     tnv.Home
+	Key  tnv.BlockKey
+	Home tnv.Home
 }
 
 // Locate asks where a block lies, over a unix socket on the store's own host.
 type Locate struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Key      tnv.BlockKey
+	Key tnv.BlockKey
 }
 
 // LocateReply says where in the segment, whose read-only descriptor comes with
 // it (SCM_RIGHTS), the block's bytes lie. They may be punched out later: the
 // sums tell, and whoever reads verifies.
 type LocateReply struct {
-	_msgpack struct{} `msgpack:",as_array"`
-	Block    BlockMeta
-	Segment  uint64 // equal for equal files
-	Off      int64  // of the block's first byte in the file
+	Block   BlockMeta
+	Segment uint64 // equal for equal files
+	Off     int64  // of the block's first byte in the file
 }

@@ -69,7 +69,6 @@ func reply[Rq, Rep any](ctx context.Context, f *protocol.Frame, fn func(context.
 
 // done is the reply to requests that are answered with nothing.
 type done struct {
-	_msgpack struct{} `msgpack:",as_array"`
 }
 
 func (t *tracker) volume(id tnv.VolumeID) (*meta.Volume, error) {
