@@ -74,6 +74,10 @@ func fakeDaemon(role Role, args []string) int {
 		rep.Failed(err)
 		return 1
 	}
+	if role == RoleTracker || role == RoleStore { // some data
+		os.MkdirAll(*dir, 0o755)
+		os.WriteFile(filepath.Join(*dir, "data"), nil, 0o644)
+	}
 	if role == RoleTracker {
 		go fakeTracker(ln, *keyfile, filepath.Dir(*dir))
 	}

@@ -106,6 +106,9 @@ func (c *Cluster) settle() error {
 		return tnv.E("up", tnv.KindInvalid, "%d groups of %d replicas: one machine takes 1 to %d groups of 1 to %d", groups, replicas, maxGroups, maxReplicas)
 	}
 	running := c.running()
+	if err := c.checkData(st, running); err != nil {
+		return err
+	}
 	if err := st.plan(groups, replicas); err != nil {
 		return err
 	}
