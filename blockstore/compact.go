@@ -15,6 +15,10 @@ const (
 	// Segments much smaller than they should be are copied together when there
 	// are manySmall of them: each start begins one.
 	manySmall = 16
+	// A segment that still takes records is given up for compaction when it
+	// is as thin as a sealed one that would be, and has at least 1/worthSealing
+	// of its full size: small blocks leave little behind that could be punched.
+	worthSealing = 64
 	// compactBatch is how much is copied for one sync.
 	compactBatch = 32 << 20
 	// unfitFor is how long a segment is left alone that could not be compacted.
@@ -50,6 +54,7 @@ func (s *Store) wakeKeeper() {
 func (s *Store) keepHouse() {
 	s.keepMu.Lock()
 	defer s.keepMu.Unlock()
+	s.drainThin()
 	s.sealDrained()
 	for s.punchDue() && !s.stopping() {
 	}
@@ -76,6 +81,22 @@ func (s *Store) stopping() bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// drainThin lets the active segment take no more records if little in it is
+// live: its space could not be freed before it was full.
+func (s *Store) drainThin() {
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seg := s.active
+	if seg == nil || seg.writers > 0 || seg.end < s.opt.SegmentSize/worthSealing {
+		return
+	}
+	if dead := seg.end - seg.live - seg.punched; dead >= seg.end/4 && float64(seg.live) < sparse*float64(seg.end-sector) {
+		s.drainLocked(seg)
 	}
 }
 

@@ -38,6 +38,53 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
+// The space of small blocks comes back from a segment that still takes records,
+// too: too little of it could be punched. A segment that is used well, or
+// hardly begun, goes on.
+func TestCompactionOfActive(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	opt := quiet(fs)
+	opt.SegmentSize = 4 << 20
+	s := newStore(t, fs, opt)
+	var ids []tnv.BlockID
+	remove := func() {
+		ok(t, s.Delete(ctx, 1, ids))
+		ids = nil
+		s.keepHouse()
+	}
+	for id := 1; id <= 5; id++ {
+		mustPut(t, s, id, 3000, false)
+		ids = append(ids, tnv.BlockID(id))
+	}
+	first := s.active
+	remove()
+	for id := 100; id < 200; id++ {
+		mustPut(t, s, id, 3000, false)
+		if id%10 >= 7 {
+			ids = append(ids, tnv.BlockID(id))
+		}
+	}
+	remove()
+	if s.active != first {
+		t.Fatal("a segment was given up that is hardly begun, or used well")
+	}
+	for id := 100; id < 200; id++ {
+		if id%10 != 0 {
+			ids = append(ids, tnv.BlockID(id))
+		}
+	}
+	before := s.Stats().Used
+	remove()
+	if st := s.Stats(); st.Used > before/4 || st.Blocks != 10 {
+		t.Fatalf("of %d bytes %d are in use still, %+v", before, st.Used, st)
+	}
+	for _, s := range []*Store{s, openStore(t, quiet(fs.CrashClone(vfs.CrashCloneCfg{})))} {
+		for id := 100; id < 200; id += 10 {
+			ok(t, s.Verify(key(id)))
+		}
+	}
+}
+
 // A copy is synced before the old one goes (P7), and a block deleted while it
 // is copied stays deleted.
 func TestCompactionSyncFails(t *testing.T) {

@@ -336,7 +336,9 @@ func flip(t *testing.T, dir string, mark []byte) (n int) {
 // A file that was unlinked while it is open stays readable and writable until
 // its close, on its own mount, and its blocks go afterwards.
 func TestUnlinkedButOpen(t *testing.T) {
-	c := Start(t, Options{NoHTTP: true})
+	c := Start(t, Options{})
+	c.Kill(HTTPD, syscall.SIGKILL) // its session must not keep what was unlinked
+	c.Restart()
 	path := filepath.Join(c.Mount, "f")
 	data := film(3, 20<<20)
 	if err := os.WriteFile(path, data, 0o644); err != nil {

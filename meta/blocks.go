@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"slices"
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/protocol"
@@ -13,8 +14,9 @@ import (
 // freeBlocks notes for every member of their groups that blocks which no extent
 // of their home names any more are to be deleted. Blocks with references
 // elsewhere are not freed.
-func (tx *Tx) freeBlocks(_ tnv.Ino, _ uint64, gone []tnv.Extent) {
+func (tx *Tx) freeBlocks(gone []tnv.Extent) {
 	v := tx.s.owner
+	tx.freed += len(gone)
 	for _, e := range gone {
 		if e.Flags&tnv.ExtentShared != 0 {
 			continue // its count says when; see D1
@@ -143,7 +145,7 @@ func (v *Volume) Lacking(ctx context.Context, n tnv.NodeID, from tnv.BlockID, li
 
 // Alive tells which blocks may be named by the metadata, now or later. Dead is
 // said only of what is certain: an id that was given out, that the chunk of its
-// home does not name, and that no session may still commit.
+// home does not name, and that no session may still commit, all of that on disk (D2).
 func (v *Volume) Alive(ctx context.Context, blocks []protocol.BlockHome) ([]protocol.Liveness, error) {
 	if len(blocks) > protocol.MaxBatch {
 		return nil, tnv.E("alive", tnv.KindInvalid, "%d blocks, at most %d", len(blocks), protocol.MaxBatch)
@@ -168,6 +170,9 @@ func (v *Volume) Alive(ctx context.Context, blocks []protocol.BlockHome) ([]prot
 		}
 		return nil
 	})
+	if err == nil && slices.Contains(out, protocol.DeadBlock) {
+		err = v.engine.Sync(ctx)
+	}
 	return out, err
 }
 

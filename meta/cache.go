@@ -55,10 +55,11 @@ func (s *store) putLocked(key string, val any, seq tnv.BatchSeq) *entry {
 }
 
 // evictLocked lets the clock hand pass over the cache until it fits its budget.
-// Its work is bounded: what it cannot free now it tries again at the next call.
-func (s *store) evictLocked() {
+// Its work is bounded by the number of records that came or were settled: what
+// it cannot free now it tries again at the next call.
+func (s *store) evictLocked(records int) {
 	applied := s.appliedLocked()
-	for steps := 0; s.size > s.budget && steps < 64 && len(s.ring) > 0; steps++ {
+	for steps := 64 + 4*records; s.size > s.budget && steps > 0 && len(s.ring) > 0; steps-- {
 		if s.hand >= len(s.ring) {
 			s.hand = 0
 		}
@@ -163,7 +164,7 @@ func (s *store) load(ctx context.Context, tx *Tx, keys []string) error {
 		e.pins++
 		tx.pins = append(tx.pins, e)
 	}
-	s.evictLocked()
+	s.evictLocked(len(keys))
 	return nil
 }
 

@@ -18,6 +18,10 @@ import (
 // foldAt is the number of extents up to which a chunk is always written whole.
 const foldAt = 32
 
+// maxChunkExtents bounds a chunk's extents, so that its record and a reply with
+// all of them (at most 37 bytes each) keep their limits.
+const maxChunkExtents = 1 << 16
+
 // load takes one stored record of the chunk; suffix is its key behind the chunk's.
 func (c *chunk) load(suffix string, v []byte) error {
 	d := decoder{b: v}
@@ -31,6 +35,10 @@ func (c *chunk) load(suffix string, v []byte) error {
 		seq := tnv.BatchSeq(binary.BigEndian.Uint64([]byte(suffix[1:])))
 		l := d.extents()
 		for _, e := range l {
+			if e.Len == 0 || uint64(e.Off)+uint64(e.Len) > tnv.ChunkSize {
+				d.fail()
+				return d.err
+			}
 			c.extents = overlay(c.extents, e)
 		}
 		c.seq = seq
@@ -43,7 +51,9 @@ func (c *chunk) load(suffix string, v []byte) error {
 }
 
 // overlay lays e over l, in place where it can. An e without a block is a hole.
-func overlay(l []tnv.Extent, e tnv.Extent) []tnv.Extent {
+func overlay(l []tnv.Extent, e tnv.Extent) []tnv.Extent { return lay(l, e, e.Block != 0) }
+
+func lay(l []tnv.Extent, e tnv.Extent, keep bool) []tnv.Extent {
 	lo := sort.Search(len(l), func(i int) bool { return l[i].End() > e.Off })
 	hi := lo
 	var parts [3]tnv.Extent
@@ -54,7 +64,7 @@ func overlay(l []tnv.Extent, e tnv.Extent) []tnv.Extent {
 			n++
 		}
 	}
-	if e.Block != 0 {
+	if keep {
 		parts[n] = e
 		n++
 	}
@@ -63,6 +73,42 @@ func overlay(l []tnv.Extent, e tnv.Extent) []tnv.Extent {
 		n++
 	}
 	return slices.Replace(l, lo, hi, parts[:n]...)
+}
+
+// flatten lays extents over each other, holes kept: sorted and disjoint.
+func flatten(add []tnv.Extent) []tnv.Extent {
+	if len(add) == 1 {
+		return add
+	}
+	var top []tnv.Extent
+	for _, e := range add {
+		top = lay(top, e, true)
+	}
+	return top
+}
+
+// merge lays flat extents over l in one pass; l stays as it is.
+func merge(l, top []tnv.Extent) []tnv.Extent {
+	out := make([]tnv.Extent, 0, len(l)+2*len(top))
+	l = slices.Clone(l)
+	for _, t := range top {
+		for len(l) > 0 && l[0].End() <= t.Off {
+			out, l = append(out, l[0]), l[1:]
+		}
+		if len(l) > 0 && l[0].Off < t.Off {
+			out = append(out, cut(l[0], l[0].Off, t.Off))
+		}
+		for len(l) > 0 && l[0].End() <= t.End() {
+			l = l[1:]
+		}
+		if len(l) > 0 && l[0].Off < t.End() {
+			l[0] = cut(l[0], t.End(), l[0].End())
+		}
+		if t.Block != 0 {
+			out = append(out, t)
+		}
+	}
+	return append(out, l...)
 }
 
 // cut is the part of e in [from, to).
@@ -82,18 +128,21 @@ func allocated(l []tnv.Extent) uint64 {
 
 // blocksGone lists the blocks of was that is names no more.
 func blocksGone(was, is []tnv.Extent) []tnv.Extent {
-	kept := make(map[tnv.BlockID]bool, len(is))
-	for _, e := range is {
-		kept[e.Block] = true
-	}
-	var gone []tnv.Extent
+	gone := make(map[tnv.BlockID]bool, len(was))
 	for _, e := range was {
-		if e.Block != 0 && !kept[e.Block] {
-			kept[e.Block] = true
-			gone = append(gone, e)
+		gone[e.Block] = e.Block != 0
+	}
+	for _, e := range is {
+		delete(gone, e.Block)
+	}
+	var out []tnv.Extent
+	for _, e := range was {
+		if gone[e.Block] {
+			delete(gone, e.Block)
+			out = append(out, e)
 		}
 	}
-	return gone
+	return out
 }
 
 // chunkOf reads a chunk of an inode, without what truncation has left of it; nil if nothing is there.
@@ -119,31 +168,33 @@ func (tx *Tx) writeChunk(n *inode, index uint64, add []tnv.Extent) (int64, error
 	if was == nil {
 		was = &chunk{base: -1}
 	}
-	is := &chunk{extents: slices.Clone(was.extents), seq: tx.seq, base: was.base, deltas: was.deltas, added: was.added + len(add)}
-	for _, e := range add {
-		is.extents = overlay(is.extents, e)
+	top := flatten(add)
+	is := &chunk{extents: merge(was.extents, top), seq: tx.seq, base: was.base, deltas: was.deltas, added: was.added + len(add)}
+	if len(is.extents) > maxChunkExtents && len(is.extents) > len(was.extents) {
+		return 0, tnv.E("commit", tnv.KindNoSpace, "chunk %d of inode %d is in %d pieces, at most %d are allowed: write it anew in larger ones", index, n.Ino, len(is.extents), maxChunkExtents)
 	}
 	grew := int64(allocated(is.extents)) - int64(allocated(was.extents))
 	if left != nil { // all of it goes: the new base replaces it
-		tx.freeBlocks(n.Ino, index, blocksGone(left.extents, nil))
+		tx.freeBlocks(blocksGone(left.extents, nil))
 		is.base, is.deltas = left.base, left.deltas
 		grew -= int64(allocated(left.extents))
 	}
-	if overlaps(was.extents, add) {
-		tx.freeBlocks(n.Ino, index, blocksGone(append(slices.Clone(was.extents), add...), is.extents))
+	if old := covered(was.extents, top); len(old) > 0 || len(add) > 1 { // new ones may cover each other
+		tx.freeBlocks(blocksGone(append(old, add...), is.extents))
 	}
 	tx.storeChunk(key, is, add, left != nil)
 	return grew, nil
 }
 
-func overlaps(l, add []tnv.Extent) bool {
-	for _, e := range add {
+// covered lists the extents of l over which flat extents lie.
+func covered(l, top []tnv.Extent) (out []tnv.Extent) {
+	for _, e := range top {
 		i := sort.Search(len(l), func(i int) bool { return l[i].End() > e.Off })
-		if i < len(l) && l[i].Off < e.End() {
-			return true
+		for ; i < len(l) && l[i].Off < e.End(); i++ {
+			out = append(out, l[i])
 		}
 	}
-	return len(add) > 1 // new ones may cover each other
+	return out
 }
 
 // storeChunk writes c, of which add is new: as a delta, or folded.

@@ -26,7 +26,7 @@ func (s *store) publishLocked(tx *Tx) {
 	tx.runAfter()
 	s.open.batches = append(s.open.batches, b)
 	s.open.last = b.Seq
-	s.evictLocked()
+	s.evictLocked(len(tx.order))
 }
 
 // lead applies what is queued, up to batch seq at least, unless somebody is at it
@@ -110,14 +110,17 @@ func (s *store) commitAll(seq tnv.BatchSeq) (left bool) {
 
 // settleLocked forgets that g's writes were pending.
 func (s *store) settleLocked(g *commitGroup) {
+	records := 0
 	for _, b := range g.batches {
+		records += len(b.Writes)
 		for _, w := range b.Writes {
 			if p, ok := s.pending.Get(string(w.Key)); ok && p.seq <= g.last {
 				s.pending.Delete(string(w.Key))
 			}
 		}
 	}
-	s.evictLocked()
+	s.busy = nil // applied: what it wrote may be evicted
+	s.evictLocked(records)
 }
 
 // failLocked gives the volume up: memory holds what may never be applied.

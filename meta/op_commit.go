@@ -64,6 +64,9 @@ func commit(tx *Tx, c *call, rq *protocol.Commit) (*protocol.AttrReply, error) {
 	if len(rq.Chunks) == 0 && rq.Size <= n.Size && !rq.KillSUID && rq.Mtime == 0 {
 		return attrReply(n), nil // only Sync was wanted
 	}
+	if end := endOf(rq); end > max(n.Size, rq.Size) {
+		return nil, tnv.E("commit", tnv.KindInvalid, "extents up to byte %d of a file of %d", end, max(n.Size, rq.Size))
+	}
 	if err := tx.takeBlocks(c, rq); err != nil {
 		return nil, err
 	}
@@ -87,6 +90,19 @@ func commit(tx *Tx, c *call, rq *protocol.Commit) (*protocol.AttrReply, error) {
 	}
 	is.Data = uint64(tx.seq)
 	return attrReply(tx.update(is)), nil
+}
+
+// endOf is the end of the last extent with a block. What lies behind a file's
+// end would show when the file grows, and would not be found when it is freed.
+func endOf(rq *protocol.Commit) (end uint64) {
+	for _, ch := range rq.Chunks {
+		for _, e := range ch.Extents {
+			if e.Block != 0 {
+				end = max(end, ch.Chunk*tnv.ChunkSize+uint64(e.End()))
+			}
+		}
+	}
+	return end
 }
 
 // checkCommit refuses extents that make no sense.

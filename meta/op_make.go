@@ -18,9 +18,15 @@ func create(tx *Tx, c *call, rq *protocol.Create) (*protocol.CreateReply, error)
 		return nil, tnv.E("create", tnv.KindInvalid, "mode %o", rq.Mode)
 	}
 	made, err := tx.makeInode(c, rq.Parent, rq.Name, n)
-	if tnv.KindOf(err) == tnv.KindExist && !rq.Excl && rq.Name != "." && rq.Name != ".." {
-		found, err := lookup(tx, c, &protocol.Lookup{Parent: rq.Parent, Name: rq.Name})
-		if err != nil {
+	if tnv.KindOf(err) == tnv.KindExist && !rq.Excl && n.IsRegular() && rq.Name != "." && rq.Name != ".." {
+		found, missing := lookup(tx, c, &protocol.Lookup{Parent: rq.Parent, Name: rq.Name})
+		if missing != nil {
+			return nil, missing
+		}
+		switch {
+		case found.Attr.IsDir():
+			return nil, tnv.E("create", tnv.KindIsDir, "%q", rq.Name)
+		case !found.Attr.IsRegular():
 			return nil, err
 		}
 		return &protocol.CreateReply{Attr: found.Attr}, nil

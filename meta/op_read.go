@@ -7,6 +7,9 @@ import (
 
 // lookup finds a name in a directory.
 func lookup(tx *Tx, _ *call, rq *protocol.Lookup) (*protocol.AttrReply, error) {
+	if len(rq.Name) > tnv.MaxNameLen {
+		return nil, checkName(rq.Name)
+	}
 	if err := tx.want(inodeKey(rq.Parent), dentryKey(rq.Parent, rq.Name)); err != nil {
 		return nil, err
 	}
@@ -20,8 +23,6 @@ func lookup(tx *Tx, _ *call, rq *protocol.Lookup) (*protocol.AttrReply, error) {
 		ino = dir.Parent
 	case rq.Name == ".":
 		ino = dir.Ino
-	case len(rq.Name) > tnv.MaxNameLen:
-		return nil, checkName(rq.Name)
 	default:
 		e, err := tx.entry(rq.Parent, rq.Name)
 		if err != nil {
@@ -60,8 +61,8 @@ func readLink(tx *Tx, _ *call, rq *protocol.ReadLink) (*protocol.ReadLinkReply, 
 	return &protocol.ReadLinkReply{Target: n.Target}, nil
 }
 
-// maxExtents is how many extents one reply has, so that it fits a frame; one
-// chunk has at most 16,384, as blocks cover 4 KiB at least but for odd ends.
+// maxExtents is how many extents one reply has, so that it fits a frame, except
+// that the first chunk always comes: it has at most maxChunkExtents.
 const maxExtents = 40000
 
 // extents reads the extents of some chunks, and the attributes of that moment.

@@ -28,6 +28,9 @@ func (tx *Tx) victim(parent tnv.Ino, name string) (*inode, error) {
 
 // unlink removes a name that is not a directory's.
 func unlink(tx *Tx, c *call, rq *protocol.Unlink) (*protocol.UnlinkReply, error) {
+	if rq.Name == "." || rq.Name == ".." {
+		return nil, tnv.E("unlink", tnv.KindIsDir, "%q", rq.Name)
+	}
 	n, err := tx.victim(rq.Parent, rq.Name)
 	if err != nil {
 		return nil, err

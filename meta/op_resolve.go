@@ -7,11 +7,18 @@ import (
 	"github.com/tnvfs/tnv/protocol"
 )
 
-// maxSymlinks is how many links a walk follows, as the kernel does.
-const maxSymlinks = 40
+const (
+	// maxSymlinks is how many links a walk follows, as the kernel does.
+	maxSymlinks = 40
+	// maxPath is the length of the longest path in bytes, as the kernel's.
+	maxPath = 4096
+)
 
 // resolve walks a path from the volume's root. Links stay within the volume.
 func resolve(tx *Tx, c *call, rq *protocol.Resolve) (*protocol.ResolveReply, error) {
+	if len(rq.Path) > maxPath {
+		return nil, tnv.E("resolve", tnv.KindNameTooLong, "a path of %d bytes, at most %d", len(rq.Path), maxPath)
+	}
 	at, err := tx.inode(tnv.RootIno)
 	if err != nil {
 		return nil, err
@@ -23,6 +30,9 @@ func resolve(tx *Tx, c *call, rq *protocol.Resolve) (*protocol.ResolveReply, err
 		name := rest[0]
 		rest = rest[1:]
 		if name == "" || name == "." {
+			if !at.IsDir() {
+				return nil, tnv.E("resolve", tnv.KindNotDir, "%q", rq.Path)
+			}
 			continue
 		}
 		if err := maySearch(at, c.head.Cred); err != nil {
@@ -36,7 +46,7 @@ func resolve(tx *Tx, c *call, rq *protocol.Resolve) (*protocol.ResolveReply, err
 		if err != nil {
 			return nil, err
 		}
-		if n.Type() == tnv.TypeSymlink && (rq.Follow || more(rest)) {
+		if n.Type() == tnv.TypeSymlink && (rq.Follow || len(rest) > 0) {
 			if links++; links > maxSymlinks {
 				return nil, tnv.E("resolve", tnv.KindLoop, "%q", rq.Path)
 			}
@@ -50,21 +60,14 @@ func resolve(tx *Tx, c *call, rq *protocol.Resolve) (*protocol.ResolveReply, err
 			continue
 		}
 		parent, at = at.Ino, n
-	}
-	if strings.HasSuffix(rq.Path, "/") && !at.IsDir() {
-		return nil, tnv.E("resolve", tnv.KindNotDir, "%q", rq.Path)
-	}
-	return &protocol.ResolveReply{Attr: at.Attr, Parent: parent}, nil
-}
-
-// more tells whether path elements are left that name something.
-func more(rest []string) bool {
-	for _, name := range rest {
-		if name != "" && name != "." {
-			return true
+		switch {
+		case at.Ino == tnv.RootIno:
+			parent = 0
+		case at.IsDir():
+			parent = at.Parent // not where it was found, after ".."
 		}
 	}
-	return false
+	return &protocol.ResolveReply{Attr: at.Attr, Parent: parent}, nil
 }
 
 // maySearch checks the search permission of a directory for one user and group.

@@ -59,6 +59,10 @@ func killSUID(mode uint32) uint32 {
 // reclaims; more are left to the background.
 const trimAtOnce = 32
 
+// freeAtOnce is about how many blocks one transaction frees: each costs a record
+// per member of its group, written under the lock.
+const freeAtOnce = 4096
+
 // resize sets the size of a file. What it cuts off reads as zeros at once, and
 // is freed now or in the background.
 func (tx *Tx) resize(n *inode, size uint64) error {
@@ -87,7 +91,13 @@ func (tx *Tx) resize(n *inode, size uint64) error {
 		return nil
 	}
 	if last-first < trimAtOnce {
-		return tx.freeChunks(n, first, last)
+		blocks, err := tx.extentsIn(n.Ino, first, last)
+		if err != nil {
+			return err
+		}
+		if blocks <= freeAtOnce {
+			return tx.freeChunks(n, first, last)
+		}
 	}
 	if n.TrimSeq != 0 && n.TrimFrom < first {
 		return trimBusy{n.Ino} // two different trims of one inode: the older one first
@@ -121,6 +131,24 @@ func (tx *Tx) allocate(n *inode, grew int64) error {
 	return tx.addUsage(0, grew)
 }
 
+// extentsIn counts the extents of chunks first to last.
+func (tx *Tx) extentsIn(ino tnv.Ino, first, last uint64) (int, error) {
+	keys := make([]string, 0, last-first+1)
+	for i := first; i <= last; i++ {
+		keys = append(keys, chunkKey(ino, i))
+	}
+	if err := tx.want(keys...); err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, key := range keys {
+		if c, _ := getAs[chunk](tx, key); c != nil {
+			n += len(c.extents)
+		}
+	}
+	return n, nil
+}
+
 // freeChunks frees chunks first to last.
 func (tx *Tx) freeChunks(n *inode, first, last uint64) error {
 	keys := make([]string, 0, last-first+1)
@@ -130,7 +158,7 @@ func (tx *Tx) freeChunks(n *inode, first, last uint64) error {
 	if err := tx.want(keys...); err != nil {
 		return err
 	}
-	for i, key := range keys {
+	for _, key := range keys {
 		c, err := getAs[chunk](tx, key)
 		if err != nil {
 			return err
@@ -138,7 +166,7 @@ func (tx *Tx) freeChunks(n *inode, first, last uint64) error {
 		if c == nil {
 			continue
 		}
-		tx.freeBlocks(n.Ino, first+uint64(i), blocksGone(c.extents, nil))
+		tx.freeBlocks(blocksGone(c.extents, nil))
 		tx.dropChunk(key, c)
 		if err := tx.allocate(n, -int64(allocated(c.extents))); err != nil {
 			return err

@@ -161,6 +161,7 @@ func once(tx *Tx, c *call, live *liveSession, fn func() (any, error)) ([]byte, e
 	mem := &live.slots[c.head.Slot]
 	switch {
 	case mem.seq == c.head.Seq && mem.err != nil:
+		tx.seen = max(tx.seen, mem.seen)
 		return nil, mem.err
 	case last != nil && last.Seq == c.head.Seq:
 		return last.Reply, nil
@@ -180,7 +181,7 @@ func once(tx *Tx, c *call, live *liveSession, fn func() (any, error)) ([]byte, e
 		return nil, err
 	}
 	if err != nil {
-		mem.seq, mem.err = c.head.Seq, err
+		mem.seq, mem.err, mem.seen = c.head.Seq, err, tx.seen
 		return nil, err
 	}
 	reply, err := protocol.Marshal(rep)

@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -43,17 +44,27 @@ func (tx *Tx) park(v *Volume, ino tnv.Ino) {
 
 // awaitLocked notes in memory who is waited for; v.smu is held.
 func (v *Volume) awaitLocked(ino tnv.Ino, u *unlinked) {
-	waiting := false
 	for _, id := range u.Waiting {
 		if s := v.sessions[id]; s != nil {
 			s.unlinked[ino] = true
-			waiting = true
 		}
 	}
-	if !waiting {
+	if !v.heldLocked(u) {
 		v.reclaim[ino] = true
 		v.kickReclaim()
 	}
+}
+
+// heldLocked tells whether a session may still hold an inode open; v.smu is held.
+func (v *Volume) heldLocked(u *unlinked) bool {
+	return slices.ContainsFunc(u.Waiting, func(id tnv.SessionID) bool { return v.sessions[id] != nil })
+}
+
+// doomed tells whether an inode has no name and no holder: nobody can ever use it again.
+func (v *Volume) doomed(u *unlinked) bool {
+	v.smu.Lock()
+	defer v.smu.Unlock()
+	return u != nil && !v.heldLocked(u)
 }
 
 func (v *Volume) wantReclaim(ino tnv.Ino) {
@@ -116,7 +127,7 @@ func (v *Volume) release(tx *Tx, id tnv.SessionID, inos []tnv.Ino) error {
 			if s := v.sessions[id]; s != nil {
 				delete(s.unlinked, ino)
 			}
-			if len(is.Waiting) == 0 {
+			if !v.heldLocked(is) {
 				v.reclaim[ino] = true
 				v.kickReclaim()
 			}
@@ -161,7 +172,7 @@ func (v *Volume) reclaimLoop(ctx context.Context) {
 }
 
 // reclaimSome frees what is left of inodes: small files together in one
-// transaction, the rest step by step.
+// transaction, the rest step by step. One that cannot be freed stops no other.
 func (v *Volume) reclaimSome(ctx context.Context, inos []tnv.Ino) error {
 	var large []tnv.Ino
 	err := v.mutate(ctx, func(tx *Tx) error {
@@ -177,18 +188,25 @@ func (v *Volume) reclaimSome(ctx context.Context, inos []tnv.Ino) error {
 		}
 		return nil
 	})
+	if err != nil && len(inos) > 1 && ctx.Err() == nil {
+		var all []error
+		for i := range inos {
+			all = append(all, v.reclaimSome(ctx, inos[i:i+1]))
+		}
+		return errors.Join(all...)
+	}
 	if err != nil {
 		return err
 	}
+	var all []error
 	for _, ino := range large {
-		if err := v.reclaimLarge(ctx, ino); err != nil {
-			return err
-		}
+		all = append(all, v.reclaimLarge(ctx, ino))
 	}
-	return nil
+	return errors.Join(all...)
 }
 
-// reclaimAtOnce removes an inode with few chunks and no extended attributes.
+// reclaimAtOnce removes an inode with little content and no extended
+// attributes. What does not fit the transaction any more is left for the next.
 func (v *Volume) reclaimAtOnce(tx *Tx, ino tnv.Ino) (done bool, err error) {
 	if err := tx.want(inodeKey(ino), unlinkedKey(ino), usageKey()); err != nil {
 		return false, err
@@ -200,11 +218,21 @@ func (v *Volume) reclaimAtOnce(tx *Tx, ino tnv.Ino) (done bool, err error) {
 		return true, nil
 	}
 	chunks := (n.Size + tnv.ChunkSize - 1) / tnv.ChunkSize
-	if u == nil || n.TrimSeq != 0 || n.Xattrs > 0 || chunks > trimAtOnce {
+	if !v.doomed(u) || n.TrimSeq != 0 || n.Xattrs > 0 || chunks > trimAtOnce {
 		return false, nil
 	}
 	is := *n
 	if n.IsRegular() && chunks > 0 {
+		blocks, err := tx.extentsIn(ino, 0, chunks-1)
+		if err != nil {
+			return false, err
+		}
+		if blocks > freeAtOnce {
+			return false, nil
+		}
+		if tx.freed > 0 && tx.freed+blocks > freeAtOnce {
+			return true, nil // it stays among those to reclaim
+		}
 		if err := tx.freeChunks(&is, 0, chunks-1); err != nil {
 			return false, err
 		}
@@ -229,21 +257,26 @@ func (v *Volume) reclaimed(ino tnv.Ino, parked bool) {
 	}
 }
 
-// reclaimLarge trims an inode, and removes it if it has no name.
+// reclaimLarge trims an inode, and removes it if it has no name and no holder.
+// Whether it is to be removed is decided once, before the trim: what is doomed
+// gets no new content, and what is not may get a new trim, name or holder any time.
 func (v *Volume) reclaimLarge(ctx context.Context, ino tnv.Ino) error {
-	err := v.mutate(ctx, func(tx *Tx) error { // whoever has no name has no content either
-		u, err := getAs[unlinked](tx, unlinkedKey(ino))
-		if err != nil || u == nil {
+	doomed := false
+	err := v.mutate(ctx, func(tx *Tx) error {
+		doomed = false
+		if err := tx.want(inodeKey(ino), unlinkedKey(ino)); err != nil {
 			return err
 		}
-		n, err := getAs[inode](tx, inodeKey(ino))
-		if err != nil || n == nil || n.TrimSeq != 0 && n.TrimFrom == 0 {
-			return err
+		n, _ := getAs[inode](tx, inodeKey(ino))
+		u, _ := getAs[unlinked](tx, unlinkedKey(ino))
+		if doomed = n != nil && v.doomed(u); !doomed {
+			return nil
 		}
 		is := *n
-		is.TrimFrom, is.TrimSeq = 0, tx.seq
+		is.TrimFrom, is.TrimSeq = 0, tx.seq // all of its content
 		tx.set(inodeKey(ino), &is)
 		tx.set(trimKey(ino), mark{})
+		tx.set(unlinkedKey(ino), &unlinked{}) // from here on it is stale to everyone
 		return nil
 	})
 	if err != nil {
@@ -252,23 +285,36 @@ func (v *Volume) reclaimLarge(ctx context.Context, ino tnv.Ino) error {
 	if err := v.finishTrim(ctx, ino); err != nil {
 		return err
 	}
+	if doomed {
+		return v.removeTrimmed(ctx, ino)
+	}
+	return v.mutate(ctx, func(tx *Tx) error {
+		if err := tx.want(inodeKey(ino), unlinkedKey(ino)); err != nil {
+			return err
+		}
+		n, _ := getAs[inode](tx, inodeKey(ino))
+		u, _ := getAs[unlinked](tx, unlinkedKey(ino))
+		if n == nil || n.TrimSeq == 0 && !v.doomed(u) {
+			tx.then(func() { v.reclaimed(ino, false) })
+		}
+		return nil
+	})
+}
+
+// removeTrimmed removes a doomed inode whose chunks are gone.
+func (v *Volume) removeTrimmed(ctx context.Context, ino tnv.Ino) error {
 	prefix := xattrKey(ino, "")
 	names, _, err := v.scan(ctx, prefix, prefixEnd(prefix), 0, nil)
 	if err != nil {
 		return err
 	}
 	return v.mutate(ctx, func(tx *Tx) error {
-		if err := tx.want(inodeKey(ino), unlinkedKey(ino), usageKey()); err != nil {
+		if err := tx.want(inodeKey(ino), usageKey()); err != nil {
 			return err
 		}
 		n, _ := getAs[inode](tx, inodeKey(ino))
-		u, _ := getAs[unlinked](tx, unlinkedKey(ino))
-		if n == nil || u == nil {
+		if n == nil {
 			tx.then(func() { v.reclaimed(ino, false) })
-			if n == nil {
-				return nil
-			}
-			tx.del(trimKey(ino))
 			return nil
 		}
 		for _, p := range names {
@@ -303,10 +349,12 @@ func (v *Volume) finishTrim(ctx context.Context, ino tnv.Ino) error {
 		if len(chunks) == 0 {
 			break
 		}
-		if err := v.mutate(ctx, func(tx *Tx) error { return trimChunks(tx, ino, chunks) }); err != nil {
+		if err := v.mutate(ctx, func(tx *Tx) (err error) {
+			from, err = trimChunks(tx, ino, chunks)
+			return err
+		}); err != nil {
 			return err
 		}
-		from = chunks[len(chunks)-1] + 1
 	}
 	return v.mutate(ctx, func(tx *Tx) error {
 		n, err := getAs[inode](tx, inodeKey(ino))
@@ -343,34 +391,40 @@ func (v *Volume) chunksFrom(ctx context.Context, ino tnv.Ino, from uint64) ([]ui
 	return out, nil
 }
 
-// trimChunks frees those of some chunks that are left to trim.
-func trimChunks(tx *Tx, ino tnv.Ino, chunks []uint64) error {
+// trimChunks frees those of some chunks that are left to trim, as many as one
+// transaction should free; next is the first that it did not come to.
+func trimChunks(tx *Tx, ino tnv.Ino, chunks []uint64) (next uint64, err error) {
 	keys := []string{inodeKey(ino), usageKey()}
 	for _, i := range chunks {
 		keys = append(keys, chunkKey(ino, i))
 	}
+	next = chunks[len(chunks)-1] + 1
 	if err := tx.want(keys...); err != nil {
-		return err
+		return next, err
 	}
 	n, err := getAs[inode](tx, inodeKey(ino))
 	if err != nil || n == nil {
-		return err
+		return next, err
 	}
 	is := *n
 	for _, i := range chunks {
 		_, left, err := tx.chunkOf(n, i)
 		if err != nil {
-			return err
+			return next, err
 		}
 		if left == nil {
 			continue
 		}
-		tx.freeBlocks(ino, i, blocksGone(left.extents, nil))
+		if tx.freed > 0 && tx.freed+len(left.extents) > freeAtOnce {
+			next = i
+			break
+		}
+		tx.freeBlocks(blocksGone(left.extents, nil))
 		tx.dropChunk(chunkKey(ino, i), left)
 		if err := tx.allocate(&is, -int64(allocated(left.extents))); err != nil {
-			return err
+			return next, err
 		}
 	}
 	tx.set(inodeKey(ino), &is)
-	return nil
+	return next, nil
 }

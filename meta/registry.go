@@ -143,6 +143,9 @@ func (r *Registry) Admit(ctx context.Context, n tnv.Node, groupName string, same
 		if was != nil && n.Boot < was.Boot {
 			return tnv.E(op, tnv.KindConflict, "store %v starts for the %d. time, but has started %d times before: it is an old copy; empty its directory to have it filled again", n.ID, n.Boot, was.Boot)
 		}
+		if was != nil && n.Boot == was.Boot && n.Addr != was.Addr {
+			return tnv.E(op, tnv.KindConflict, "store %v has announced itself at %s in this very boot: two daemons run on copies of one store; stop one and empty its directory", n.ID, was.Addr)
+		}
 		if i >= 0 {
 			id = known[i].ID
 		} else {

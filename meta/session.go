@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -21,8 +22,9 @@ type liveSession struct {
 	// that was an error: an error changes nothing, so nothing is stored for it,
 	// but a late copy of the request must not be executed after all.
 	slots [slotCount]struct {
-		seq uint64
-		err error
+		seq  uint64
+		err  error
+		seen tnv.BatchSeq // what the error was made of: its copies wait for it, too
 	}
 }
 
@@ -57,12 +59,18 @@ func (v *Volume) noteGrant(s tnv.SessionID, first tnv.BlockID, there bool) {
 	v.grants[s][first] = true
 }
 
+// maxIdentity is the length of the longest identity or name of a client in bytes.
+const maxIdentity = 4096
+
 // OpenSession begins a session, or finds the one to resume. A session of the
 // same identity is ended first.
 func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession) (protocol.SessionInfo, error) {
 	info := protocol.SessionInfo{Vol: v.vol, Epoch: v.lease.Epoch, Slots: slotCount,
 		KeepAliveMs: uint32(v.cfg.KeepAlive.Milliseconds()), ExpiryMs: uint32(v.cfg.SessionExpiry.Milliseconds()),
 		MinReplicas: v.cfg.MinReplicas}
+	if len(rq.Identity) > maxIdentity || len(rq.Client) > maxIdentity {
+		return info, tnv.E("open session", tnv.KindInvalid, "identity or name of the client longer than %d bytes", maxIdentity)
+	}
 	if rq.Resume != 0 && v.touch(rq.Resume) {
 		info.Session, info.Resumed = rq.Resume, true
 		info.Seq = v.newest()
@@ -108,7 +116,7 @@ func (v *Volume) predecessors(identity string) (ids []tnv.SessionID) {
 	v.smu.Lock()
 	defer v.smu.Unlock()
 	for id, s := range v.sessions {
-		if s.rec.Identity == identity {
+		if s.rec.Identity == identity && !s.rec.Ended {
 			ids = append(ids, id)
 		}
 	}
@@ -131,7 +139,7 @@ func (v *Volume) live(id tnv.SessionID) (*liveSession, error) {
 	v.smu.Lock()
 	defer v.smu.Unlock()
 	s := v.sessions[id]
-	if s == nil {
+	if s == nil || s.rec.Ended {
 		return nil, tnv.E("session", tnv.KindSessionEnded, "session %d is over or never was", id)
 	}
 	s.seen = time.Now()
@@ -161,8 +169,10 @@ func (v *Volume) KeepAlive(rq *protocol.KeepAlive) (protocol.KeepAliveReply, err
 
 // EndSession ends a session: its slots and unused block ids go, and it is not
 // waited for where an unlinked inode is kept for it. What it had not committed
-// is refused from then on. If it is interrupted the next owner goes on with it.
+// is refused from then on. It goes on when the caller goes away; where it fails
+// half-way, Expire or the next owner goes on with it.
 func (v *Volume) EndSession(ctx context.Context, id tnv.SessionID) error {
+	ctx = context.WithoutCancel(ctx)
 	there := false
 	err := v.mutate(ctx, func(tx *Tx) error {
 		s, err := getAs[session](tx, sessionKey(id))
@@ -172,16 +182,15 @@ func (v *Volume) EndSession(ctx context.Context, id tnv.SessionID) error {
 		ended := *s
 		ended.Ended = true // from here on nothing is done in its name
 		tx.set(sessionKey(id), &ended)
+		tx.then(func() { v.noteEnded(&ended) })
 		return nil
 	})
 	if err != nil || !there {
 		return err
 	}
-	firsts, inos := v.forgetSession(id)
-	for part := range slices.Chunk(inos, 500) {
-		if err := v.Released(ctx, id, part); err != nil {
-			return err
-		}
+	firsts, inos := v.heldBy(id)
+	if err := v.Released(ctx, id, inos); err != nil {
+		return err
 	}
 	for part := range slices.Chunk(firsts, 500) {
 		err := v.mutate(ctx, func(tx *Tx) error {
@@ -207,15 +216,26 @@ func (v *Volume) EndSession(ctx context.Context, id tnv.SessionID) error {
 		tx.del(sessionKey(id))
 		tx.then(func() {
 			v.smu.Lock()
+			defer v.smu.Unlock()
+			delete(v.sessions, id)
 			delete(v.grants, id)
-			v.smu.Unlock()
 		})
 		return nil
 	})
 }
 
-// forgetSession takes a session out of memory; what it held is returned.
-func (v *Volume) forgetSession(id tnv.SessionID) (firsts []tnv.BlockID, inos []tnv.Ino) {
+// noteEnded marks a session in memory as ended. It stays there, and is found by
+// Expire, until its end is complete.
+func (v *Volume) noteEnded(rec *session) {
+	v.smu.Lock()
+	defer v.smu.Unlock()
+	if s := v.sessions[rec.ID]; s != nil {
+		s.rec = rec
+	}
+}
+
+// heldBy lists what a session holds.
+func (v *Volume) heldBy(id tnv.SessionID) (firsts []tnv.BlockID, inos []tnv.Ino) {
 	v.smu.Lock()
 	defer v.smu.Unlock()
 	for b := range v.grants[id] {
@@ -226,7 +246,6 @@ func (v *Volume) forgetSession(id tnv.SessionID) (firsts []tnv.BlockID, inos []t
 			inos = append(inos, ino)
 		}
 	}
-	delete(v.sessions, id)
 	return firsts, inos
 }
 
@@ -248,9 +267,21 @@ func (v *Volume) endHalfEnded(ctx context.Context) error {
 	return nil
 }
 
-// Expire ends the sessions that were silent for too long.
+// maxPause is how long Expire may not have been called without the tracker
+// itself counting as silent.
+const maxPause = 10 * time.Second
+
+// Expire ends the sessions that were silent for too long. It is called every
+// second or so. Time in which it was not does not count: who was silent then is
+// this tracker, which was stopped or overloaded.
 func (v *Volume) Expire(ctx context.Context, now time.Time) error {
 	v.smu.Lock()
+	if pause := now.Sub(v.expired); pause > maxPause {
+		for _, s := range v.sessions {
+			s.seen = s.seen.Add(pause)
+		}
+	}
+	v.expired = now
 	var over []tnv.SessionID
 	for id, s := range v.sessions {
 		if now.Sub(s.seen) > v.cfg.SessionExpiry {
@@ -258,11 +289,10 @@ func (v *Volume) Expire(ctx context.Context, now time.Time) error {
 		}
 	}
 	v.smu.Unlock()
+	var all []error
 	for _, id := range over {
 		v.log.WithField("session", id).Info("session expired")
-		if err := v.EndSession(ctx, id); err != nil {
-			return err
-		}
+		all = append(all, v.EndSession(ctx, id))
 	}
-	return nil
+	return errors.Join(all...)
 }

@@ -78,7 +78,9 @@ func newGroup() *commitGroup { return &commitGroup{done: make(chan struct{})} }
 // errMiss ends a function that needs records which are not in memory.
 var errMiss = errors.New("record not in memory")
 
-const maxReruns = 1000
+// maxReruns bounds how often a function runs: a walk along a path or up a tree may
+// miss a record at every step.
+const maxReruns = 10000
 
 // openStore begins to execute on a volume whose lease is held.
 func openStore(ctx context.Context, engine kv.Engine, lease kv.Lease, budget int64, log *logrus.Entry) (*store, error) {

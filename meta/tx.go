@@ -22,6 +22,7 @@ type Tx struct {
 	raw     []kv.Write
 	ids     map[string]uint64
 	after   []func()
+	freed   int // blocks that the function has freed
 
 	missing []string
 	lackIDs []string
@@ -29,7 +30,7 @@ type Tx struct {
 }
 
 func (tx *Tx) begin(seq tnv.BatchSeq, now int64) {
-	tx.seq, tx.now, tx.seen = seq, now, 0
+	tx.seq, tx.now, tx.seen, tx.freed = seq, now, 0, 0
 	clear(tx.local)
 	clear(tx.ids)
 	tx.order, tx.raw, tx.after = tx.order[:0], tx.raw[:0], tx.after[:0]

@@ -54,6 +54,7 @@ type Volume struct {
 	sessions map[tnv.SessionID]*liveSession
 	grants   map[tnv.SessionID]map[tnv.BlockID]bool // first ids of their grants
 	counts   counts
+	expired  time.Time // when Expire was called last
 
 	reclaim   map[tnv.Ino]bool // inodes to reclaim (no name, no holder) or to trim
 	reclaimer chan struct{}    // kicked when there are some
@@ -92,7 +93,7 @@ func OpenVolume(ctx context.Context, engine kv.Engine, lease kv.Lease, name stri
 		return nil, err
 	}
 	v := &Volume{store: s, name: name, cluster: cfg.Cluster, cfg: cfg,
-		sessions: map[tnv.SessionID]*liveSession{}, grants: map[tnv.SessionID]map[tnv.BlockID]bool{},
+		expired: time.Now(), sessions: map[tnv.SessionID]*liveSession{}, grants: map[tnv.SessionID]map[tnv.BlockID]bool{},
 		counts:  counts{map[tnv.NodeID]int64{}, map[tnv.NodeID]int64{}, map[tnv.NodeID]int64{}, 0},
 		reclaim: map[tnv.Ino]bool{}, reclaimer: make(chan struct{}, 1)}
 	s.owner = v

@@ -36,7 +36,10 @@ type Config struct {
 	// upon: blocks that are just being written are not all there yet; 0: 1 s.
 	ConvergeGrace time.Duration
 	CopyRate      int64 // bytes per second that may be copied from peers; 0: 256 MiB
-	Log           *logrus.Entry
+	// PunchDelay is how long the space of a deleted block is kept: longer than
+	// the longest read (D9); 0: 60 s.
+	PunchDelay time.Duration
+	Log        *logrus.Entry
 	// Ready, if set, is called once with the address, when requests are served.
 	Ready func(addr string)
 }
@@ -61,7 +64,7 @@ func (c Config) withDefaults() (Config, error) {
 		return bad("no cluster key was given")
 	case c.Memory != 0 && c.Memory < minMemory:
 		return bad("memory of %d bytes: at least %d MiB are needed", c.Memory, minMemory>>20)
-	case c.Capacity < 0 || c.CopyRate < 0 || c.ScrubPeriod < 0 || c.ConvergeEvery < 0 || c.ConvergeGrace < 0:
+	case c.Capacity < 0 || c.CopyRate < 0 || c.ScrubPeriod < 0 || c.ConvergeEvery < 0 || c.ConvergeGrace < 0 || c.PunchDelay < 0:
 		return bad("a capacity, rate or period below zero")
 	}
 	for _, a := range append([]string{or(c.Listen, "127.0.0.1:0"), or(c.Advertise, "127.0.0.1:1")}, c.Trackers...) {

@@ -3,6 +3,7 @@ package stored
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -12,13 +13,15 @@ import (
 
 const (
 	maxRepairs    = 4096
+	repairTries   = 8                      // after the first
+	repairPause   = 250 * time.Millisecond // before the second try; doubled with each
 	repairWorkers = 2
 )
 
 // repairs looks after single blocks that someone found bad or missing here.
 type repairs struct {
 	d    *daemon
-	jobs chan protocol.Repair
+	jobs chan repair
 	wg   sync.WaitGroup
 
 	mu     sync.Mutex
@@ -26,8 +29,14 @@ type repairs struct {
 	bad    map[tnv.BlockKey]bool // found damaged, counted, and not mended yet
 }
 
+// repair is a block to be looked after.
+type repair struct {
+	protocol.Repair
+	tries int // failed so far
+}
+
 func startRepairs(ctx context.Context, d *daemon) *repairs {
-	r := &repairs{d: d, jobs: make(chan protocol.Repair, maxRepairs), queued: map[tnv.BlockKey]bool{}, bad: map[tnv.BlockKey]bool{}}
+	r := &repairs{d: d, jobs: make(chan repair, maxRepairs), queued: map[tnv.BlockKey]bool{}, bad: map[tnv.BlockKey]bool{}}
 	for range repairWorkers {
 		r.wg.Go(func() {
 			for {
@@ -35,10 +44,11 @@ func startRepairs(ctx context.Context, d *daemon) *repairs {
 				case <-ctx.Done():
 					return
 				case job := <-r.jobs:
-					r.mend(ctx, job)
-					r.mu.Lock()
-					delete(r.queued, job.Key)
-					r.mu.Unlock()
+					if r.mend(ctx, job.Repair) || !r.later(ctx, job) {
+						r.mu.Lock()
+						delete(r.queued, job.Key)
+						r.mu.Unlock()
+					}
 				}
 			}
 		})
@@ -57,12 +67,37 @@ func (r *repairs) ask(key tnv.BlockKey, home tnv.Home) error {
 		return nil
 	}
 	select {
-	case r.jobs <- protocol.Repair{Key: key, Home: home}:
+	case r.jobs <- repair{Repair: protocol.Repair{Key: key, Home: home}}:
 		r.queued[key] = true
 		return nil
 	default:
 		return tnv.E("repair", tnv.KindBusy, "%d blocks wait for theirs", maxRepairs)
 	}
+}
+
+// later queues a block once more after a while, longer each time: the peer that
+// has a good copy may be starting, or be mending its own. It is false if it has
+// been tried often enough, or too many wait: then the scrubber, or a reader, asks.
+func (r *repairs) later(ctx context.Context, job repair) bool {
+	if job.tries++; job.tries > repairTries {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.queued) > maxRepairs {
+		return false
+	}
+	r.wg.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(repairPause << (job.tries - 1)):
+			select {
+			case r.jobs <- job:
+			case <-ctx.Done():
+			}
+		}
+	})
+	return true
 }
 
 // found notes a damaged block, and tells whether it was not known yet.
@@ -80,13 +115,14 @@ func (r *repairs) found(key tnv.BlockKey) bool {
 }
 
 // mend looks at a block, and replaces it by a peer's copy if it is bad and
-// lives. The bad one stays until a good one is in hand (promise P7).
-func (r *repairs) mend(ctx context.Context, job protocol.Repair) {
+// lives. The bad one stays until a good one is in hand (promise P7). It is false
+// if trying again may help.
+func (r *repairs) mend(ctx context.Context, job protocol.Repair) (done bool) {
 	d, key := r.d, job.Key
 	log := d.log.WithFields(logrus.Fields{"vol": uint32(key.Vol), "block": uint64(key.ID)})
 	bad := d.store.Verify(key)
 	if bad == nil || tnv.KindOf(bad) == tnv.KindUnavailable { // well, or the store is closed
-		return
+		return true
 	}
 	missing := tnv.KindOf(bad) == tnv.KindMissing
 	if !missing {
@@ -104,25 +140,25 @@ func (r *repairs) mend(ctx context.Context, job protocol.Repair) {
 		if !missing {
 			log.Info("the damaged block is not in use any more: its deletion is left to the tracker")
 		}
-		return
+		return true
 	}
 	c, err := d.fetch(ctx, key, d.cluster.peers())
 	if err != nil {
 		if ctx.Err() == nil {
-			log.WithError(err).Error("a block is bad or missing here, and no peer has a good copy now: it will be tried again when it is read or scrubbed")
+			log.WithError(err).Error("a block is bad or missing here, and no peer has a good copy now: it will be tried again")
 		}
-		return
+		return false
 	}
 	defer c.release()
 	if !missing {
 		if err := d.store.Drop(key, bad.Error()); err != nil {
 			log.WithError(err).Error("the damaged copy of a block cannot be removed")
-			return
+			return false
 		}
 	}
 	if err := d.keep(c, true); err != nil {
 		log.WithError(err).Error("a block cannot be mended")
-		return
+		return false
 	}
 	r.mu.Lock()
 	delete(r.bad, key)
@@ -134,4 +170,5 @@ func (r *repairs) mend(ctx context.Context, job protocol.Repair) {
 		log.WithError(err).Debug("no tracker could be told of a mended block; it will be")
 	}
 	d.trackers.beat()
+	return true
 }

@@ -162,7 +162,7 @@ func (s disk) Usage() usage {
 // is none and the directory is empty or missing.
 func (d *daemon) openStore() error {
 	dir := d.cfg.Dir
-	opt := blockstore.Options{Capacity: d.cfg.Capacity, Log: d.log}
+	opt := blockstore.Options{Capacity: d.cfg.Capacity, PunchDelay: d.cfg.PunchDelay, Log: d.log}
 	empty, err := isEmpty(dir)
 	if err != nil {
 		return tnv.Wrap("data directory "+dir, err)

@@ -1,12 +1,35 @@
 package main
 
 import (
+	"os"
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"github.com/tnvfs/tnv/stored"
 )
 
 const storedMemory size = 512 << 20
+
+// punchDelayEnv is the default of --punch-delay, also for the storage daemons
+// that `tnv up` starts: they inherit it.
+const punchDelayEnv = "TNV_PUNCH_DELAY"
+
+// defaultPunchDelay is longer than the longest read.
+const defaultPunchDelay = time.Minute
+
+// punchDelay is what the environment says of it.
+func punchDelay() (time.Duration, error) {
+	v := os.Getenv(punchDelayEnv)
+	if v == "" {
+		return defaultPunchDelay, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		return 0, usage("$%s is %q: want a time, for example 60s", punchDelayEnv, v)
+	}
+	return d, nil
+}
 
 func (a *app) storedCommand() *cobra.Command {
 	var d daemonFlags
@@ -30,6 +53,15 @@ of its group: what it missed while it was away it copies from them.`,
 			if cfg.Trackers = trackerList(trackers); len(cfg.Trackers) == 0 {
 				return usage("--trackers is missing: name the cluster's trackers as HOST:PORT,…")
 			}
+			if !cmd.Flags().Changed("punch-delay") {
+				var err error
+				if cfg.PunchDelay, err = punchDelay(); err != nil {
+					return err
+				}
+			}
+			if cfg.PunchDelay <= 0 {
+				return usage("--punch-delay %v: want more than nothing", cfg.PunchDelay)
+			}
 			log, err := d.start(a, "stored")
 			if err != nil {
 				return err
@@ -51,6 +83,7 @@ of its group: what it missed while it was away it copies from them.`,
 	f.StringVar(&cfg.Host, "host", "", "id of this machine (default: from the system)")
 	f.BoolVar(&cfg.AllowSameHost, "allow-same-host", false, "join a group that has a member on this host already")
 	f.Var(&capacity, "capacity", "use at most so much of the disk (default: all of it but a reserve)")
+	f.DurationVar(&cfg.PunchDelay, "punch-delay", defaultPunchDelay, "keep the space of a deleted block for so long: longer than the longest read (default $"+punchDelayEnv+")")
 	d.register(cmd, storedMemory)
 	k.register(cmd)
 	return cmd
