@@ -4,6 +4,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/protocol"
 )
@@ -285,14 +287,7 @@ func (s *Store) removeEmpty() error {
 	s.mu.Unlock()
 	var first error
 	for _, seg := range gone {
-		// The segment first: an index without a segment is nothing.
-		err := s.opt.FS.Remove(s.segmentPath(seg))
-		if err == nil {
-			err = s.opt.FS.Remove(s.indexPath(seg))
-		}
-		if err == nil || tnv.KindOf(err) == tnv.KindNotExist {
-			err = syncDir(s.opt.FS, s.dir) // only then may tombstones be forgotten
-		}
+		err := s.removeFiles(seg)
 		s.mu.Lock()
 		if err != nil {
 			seg.state = segSealed // another time
@@ -307,6 +302,28 @@ func (s *Store) removeEmpty() error {
 		s.files.forget(s.indexPath(seg))
 	}
 	return first
+}
+
+// removeFiles removes a segment's files, on disk too. The space comes back at
+// once, even while clients on this host hold the file open: what they still look
+// for in it they find missing, as after a punch, and ask.
+func (s *Store) removeFiles(seg *segment) error {
+	f, err := s.opt.FS.OpenReadWrite(s.segmentPath(seg), vfs.WriteCategoryUnspecified)
+	if err == nil {
+		defer f.Close()
+		// The segment first: an index without a segment is nothing.
+		err = s.opt.FS.Remove(s.segmentPath(seg))
+	}
+	if err == nil || tnv.KindOf(err) == tnv.KindNotExist {
+		err = s.opt.FS.Remove(s.indexPath(seg))
+	}
+	if err == nil || tnv.KindOf(err) == tnv.KindNotExist {
+		err = syncDir(s.opt.FS, s.dir) // only then may tombstones be forgotten
+	}
+	if err == nil && f != nil {
+		releaseTail(f, 0) // not before its name is gone for good
+	}
+	return err
 }
 
 func (s *Store) releaseSegmentLocked(seg *segment) {

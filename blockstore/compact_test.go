@@ -1,7 +1,9 @@
 package blockstore
 
 import (
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -82,6 +84,37 @@ func TestCompactionOfActive(t *testing.T) {
 		for id := 100; id < 200; id += 10 {
 			ok(t, s.Verify(key(id)))
 		}
+	}
+}
+
+// A removed segment gives its space back while a client on this host still holds
+// the file open.
+func TestRemovedSegmentHeldOpen(t *testing.T) {
+	opt := quiet(vfs.Default)
+	dir := t.TempDir()
+	_, err := Init(dir, "c", "g1", opt)
+	ok(t, err)
+	s, err := Open(dir, opt)
+	ok(t, err)
+	t.Cleanup(func() { s.Close() })
+	mustPut(t, s, 1, 100_000, true)
+	s.sealAll(t)
+	r, err := s.Open(key(1))
+	ok(t, err)
+	file, _ := r.File()
+	held, err := os.Open(file.Name())
+	ok(t, err)
+	defer held.Close()
+	ok(t, r.Close())
+	ok(t, s.Delete(ctx, 1, []tnv.BlockID{1}))
+	s.keepHouse()
+	if _, err := os.Stat(held.Name()); !os.IsNotExist(err) {
+		t.Fatalf("the segment is not removed: %v", err)
+	}
+	fi, err := held.Stat()
+	ok(t, err)
+	if n := fi.Sys().(*syscall.Stat_t).Blocks; n != 0 {
+		t.Fatalf("it still has %d sectors of the disk", n)
 	}
 }
 

@@ -18,10 +18,12 @@ type space struct {
 }
 
 const (
-	// A figure of the file system's counts so long, and for so many bytes.
+	// A figure of the file system's counts so long, and for so many bytes, or
+	// for an eighth of what is left: other stores may live on the same disk.
 	spaceAge   = time.Second
 	spaceBytes = 64 << 20
 	maxReserve = 2 << 30
+	minReserve = 4 * tnv.MaxBlockSize // or an eighth of a very small disk
 )
 
 // available tells how many bytes the file system has left; false: it does not say.
@@ -29,7 +31,7 @@ func (s *Store) available(used int64) (int64, bool) {
 	sp := &s.space
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
-	if time.Since(sp.asked) > spaceAge || used-sp.used > spaceBytes || used < sp.used {
+	if time.Since(sp.asked) > spaceAge || used-sp.used > min(spaceBytes, sp.avail/8) || used < sp.used {
 		u, err := s.opt.FS.GetDiskUsage(s.dir)
 		sp.known = err == nil
 		sp.avail, sp.used, sp.asked = int64(u.AvailBytes), used, time.Now()
@@ -66,7 +68,7 @@ func (s *Store) reserved(capacity int64) int64 {
 	case s.opt.Reserve > 0:
 		return s.opt.Reserve
 	}
-	return min(capacity/50, maxReserve)
+	return min(max(capacity/50, min(minReserve, capacity/8)), maxReserve)
 }
 
 // room tells whether a record of n bytes may be taken: KindNoSpace if not.

@@ -169,17 +169,19 @@ func (in *inode) store(ctx context.Context, p *piece) error {
 		m := in.c.cmap.get()
 		g, _ := in.c.nodes.place(m, avoid)
 		if g == nil {
-			if last == nil {
-				last = tnv.E("write", tnv.KindUnavailable, "no group has a storage daemon that takes blocks")
+			why, now := last, tnv.KindOf(last) == tnv.KindNoSpace
+			if why == nil {
+				why, now = noTaker(m)
+				now = now && try > 0 // the map is no older than this write
 			}
-			if tnv.KindOf(last) == tnv.KindNoSpace || ctx.Err() != nil {
-				return in.storeError(p, last)
+			if now || ctx.Err() != nil {
+				return in.storeError(p, why)
 			}
 			clear(avoid)
 			pause(ctx, try)
 			in.c.refreshMap(ctx)
 			if ctx.Err() != nil {
-				return in.storeError(p, last)
+				return in.storeError(p, why)
 			}
 			continue
 		}
@@ -199,6 +201,26 @@ func (in *inode) store(ctx context.Context, p *piece) error {
 		in.c.m.putRetries.Inc()
 		avoid[g.ID] = true
 	}
+}
+
+// noTaker says why no group takes blocks. final: waiting does not help, for all
+// members answer, and are full.
+func noTaker(m *tnv.Map) (err error, final bool) {
+	full, lost := 0, 0
+	for i := range m.Groups {
+		for _, n := range m.Groups[i].Nodes {
+			switch n.State {
+			case tnv.NodeFull:
+				full++
+			case tnv.NodeLost, tnv.NodeLeaving:
+				lost++
+			}
+		}
+	}
+	if full > 0 {
+		return tnv.E("write", tnv.KindNoSpace, "all storage daemons that answer are full: remove files, or add a group"), lost == 0
+	}
+	return tnv.E("write", tnv.KindUnavailable, "no group has a storage daemon that takes blocks"), false
 }
 
 func (in *inode) storeError(p *piece, last error) error {

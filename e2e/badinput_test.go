@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -205,17 +206,25 @@ func TestStrangers(t *testing.T) {
 		{"a wrong key", write("wrong.key", wrong.String()), "key"},
 		{"another cluster's key", write("foreign.key", foreign.String()), "cluster"},
 		{"no key", write("damaged.key", "no key\n"), "key"},
-		{"a missing key", filepath.Join(c.Base, "missing.key"), "--keyfile"},
+		{"a missing key", filepath.Join(c.Base, "missing.key"), "missing.key"},
 	} {
 		refused(t, "ls with "+k.name, Exec(soon, Program("tnv"), "ls", "--trackers", tracker, "--keyfile", k.file), 1, k.word)
-		refused(t, "mount with "+k.name, Exec(soon, Program("mount.tnv"), tracker, point, "-o", "keyfile="+k.file), 32, "key")
+		refused(t, "mount with "+k.name, Exec(soon, Program("mount.tnv"), tracker, point, "-o", "keyfile="+k.file), 32, k.word)
 		refused(t, "httpd with "+k.name, Exec(soon, Program("httpd"), "--listen", "127.0.0.1:0", "--trackers", tracker, "--keyfile", k.file), 1, k.word)
 		refused(t, "stored with "+k.name, Exec(soon, Program("stored"), "--dir", filepath.Join(c.Base, "new"), "--trackers", tracker, "--keyfile", k.file), 1, k.word)
 	}
 	gone := "127.0.0.1:1"
-	refused(t, "ls without a tracker", Exec(soon, Program("tnv"), "ls", "--trackers", gone, "--keyfile", c.KeyFile()), 1, gone)
-	refused(t, "mount without a tracker", Exec(soon, Program("mount.tnv"), gone, point, "-o", "keyfile="+c.KeyFile()), 32, gone)
-	refused(t, "httpd without a tracker", Exec(soon, Program("httpd"), "--listen", "127.0.0.1:0", "--trackers", gone, "--keyfile", c.KeyFile()), 1, gone)
+	var wg sync.WaitGroup // they go on trying for half a minute, so all at once
+	wg.Go(func() {
+		refused(t, "ls without a tracker", Exec(soon, Program("tnv"), "ls", "--trackers", gone, "--keyfile", c.KeyFile()), 1, gone)
+	})
+	wg.Go(func() {
+		refused(t, "mount without a tracker", Exec(soon, Program("mount.tnv"), gone, point, "-o", "keyfile="+c.KeyFile()), 32, gone)
+	})
+	wg.Go(func() {
+		refused(t, "httpd without a tracker", Exec(soon, Program("httpd"), "--listen", "127.0.0.1:0", "--trackers", gone, "--keyfile", c.KeyFile()), 1, gone)
+	})
+	wg.Wait()
 	if ms := mountsBelow(c.Base); len(ms) != 1 {
 		t.Errorf("mounts: %v", ms)
 	}

@@ -212,7 +212,7 @@ func playWhile(t *testing.T, c *Cluster, old, in []byte, away, back func()) (siz
 // checkGet fetches a file with a client of its own, which has nothing cached.
 func checkGet(t *testing.T, c *Cluster, path string, want []byte, when string) {
 	t.Helper()
-	to := filepath.Join(c.Base, "got")
+	to := filepath.Join(t.TempDir(), "got")
 	defer os.Remove(to)
 	r := c.Tnv("get", "--dir", c.Dir, path, to)
 	got, err := os.ReadFile(to)

@@ -31,11 +31,18 @@ func (c *chunk) load(suffix string, v []byte) error {
 		c.seq = tnv.BatchSeq(d.u64())
 		c.extents = d.extents()
 		c.base = len(c.extents)
+		end := uint32(0)
+		for _, e := range c.extents {
+			if !inChunk(e) || e.Off < end {
+				d.fail()
+			}
+			end = e.End()
+		}
 	case len(suffix) == 9 && suffix[0] == 1:
 		seq := tnv.BatchSeq(binary.BigEndian.Uint64([]byte(suffix[1:])))
 		l := d.extents()
 		for _, e := range l {
-			if e.Len == 0 || uint64(e.Off)+uint64(e.Len) > tnv.ChunkSize {
+			if !inChunk(e) {
 				d.fail()
 				return d.err
 			}
@@ -48,6 +55,11 @@ func (c *chunk) load(suffix string, v []byte) error {
 		d.fail()
 	}
 	return d.err
+}
+
+// inChunk tells whether an extent has bytes, and all of them lie in a chunk.
+func inChunk(e tnv.Extent) bool {
+	return e.Len > 0 && uint64(e.Off)+uint64(e.Len) <= tnv.ChunkSize
 }
 
 // overlay lays e over l, in place where it can. An e without a block is a hole.

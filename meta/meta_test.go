@@ -12,6 +12,7 @@ import (
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/kv"
+	"github.com/tnvfs/tnv/kv/mem"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -206,7 +207,7 @@ func kindIs(t testing.TB, err error, want tnv.Kind) {
 }
 
 func TestNamespace(t *testing.T) {
-	h := start(t, newTmp(), Config{})
+	h := start(t, mem.New(mem.Options{}), Config{})
 	d := h.mkdir(tnv.RootIno, "d")
 	f := h.create(d, "f")
 	if a := h.attr(d); a.Size != 1 || a.Nlink != 2 {
@@ -244,7 +245,7 @@ func TestNamespace(t *testing.T) {
 }
 
 func TestReadDirPages(t *testing.T) {
-	h := start(t, newTmp(), Config{})
+	h := start(t, mem.New(mem.Options{}), Config{})
 	want := map[string]tnv.Ino{}
 	for i := range 257 {
 		name := fmt.Sprintf("name-%d", i)
@@ -266,7 +267,7 @@ func TestReadDirPages(t *testing.T) {
 // P5: a repeated request is executed once and gets its first answer, also by
 // the next owner.
 func TestExactlyOnce(t *testing.T) {
-	h := start(t, newTmp(), Config{})
+	h := start(t, mem.New(mem.Options{}), Config{})
 	rq := &protocol.Create{Parent: tnv.RootIno, Name: "a", Mode: 0o600, Excl: true}
 	var first, again protocol.CreateReply
 	h.must(h.send(3, 1, protocol.TypeCreate, &first, rq))
@@ -291,7 +292,7 @@ func TestExactlyOnce(t *testing.T) {
 }
 
 func TestUnlinkedIsReclaimed(t *testing.T) {
-	h := start(t, newTmp(), Config{})
+	h := start(t, mem.New(mem.Options{}), Config{})
 	f := h.create(tnv.RootIno, "f")
 	b, err := h.write(f, 0, 1<<20)
 	h.must(err)
@@ -336,7 +337,7 @@ func TestUnlinkedIsReclaimed(t *testing.T) {
 
 // D3, D4, K8: what a commit must not accept.
 func TestCommitRefuses(t *testing.T) {
-	h := start(t, newTmp(), Config{})
+	h := start(t, mem.New(mem.Options{}), Config{})
 	f := h.create(tnv.RootIno, "f")
 	b, err := h.write(f, 0, 4096)
 	h.must(err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/kv/mem"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -37,7 +38,7 @@ const cell = 1 << 20
 // far too small, restarts of the owner, and the checker at the end.
 func TestModelOfContent(t *testing.T) {
 	r := newRand(t)
-	h := start(t, newTmp(), Config{CacheBytes: 3000})
+	h := start(t, mem.New(mem.Options{}), Config{CacheBytes: 3000})
 	files := map[tnv.Ino]*modelFile{}
 	var inos []tnv.Ino
 	for i := range 3 {
@@ -127,7 +128,7 @@ func (h *harness) compare(ino tnv.Ino, f *modelFile, first uint64) {
 // directories at once, with a small cache, then checks the tree.
 func TestParallelSessions(t *testing.T) {
 	r := newRand(t)
-	h := start(t, newTmp(), Config{CacheBytes: 20000})
+	h := start(t, mem.New(mem.Options{}), Config{CacheBytes: 20000})
 	dirs := []tnv.Ino{tnv.RootIno}
 	for i := range 4 {
 		dirs = append(dirs, h.mkdir(dirs[r.IntN(len(dirs))], fmt.Sprintf("dir%d", i)))
@@ -192,10 +193,10 @@ func TestParallelSessions(t *testing.T) {
 
 // K7: an answer never leaves before the batch that it has seen is applied.
 func TestReadWaitsForApply(t *testing.T) {
-	e := &gate{tmpKV: newTmp()}
+	e := mem.New(mem.Options{})
 	h := start(t, e, Config{})
 	h.create(tnv.RootIno, "first") // so that ids are reserved
-	e.shut()
+	held := e.PauseApply()
 	made := make(chan error, 1)
 	go func() {
 		c := *h
@@ -219,7 +220,7 @@ func TestReadWaitsForApply(t *testing.T) {
 		t.Fatal("acknowledged before it is applied")
 	case <-time.After(100 * time.Millisecond):
 	}
-	e.opened()
+	held.Resume()
 	h.must(<-made)
 	for range 2 {
 		if err := <-seen; err != nil && !errors.Is(err, tnv.KindExist) {
@@ -230,7 +231,7 @@ func TestReadWaitsForApply(t *testing.T) {
 
 // P4: a batch of an epoch that is over changes nothing, and its owner gives up.
 func TestFencedOwnerGivesUp(t *testing.T) {
-	engine := newTmp()
+	engine := mem.New(mem.Options{})
 	h := start(t, engine, Config{})
 	old := *h
 	h.v = nil

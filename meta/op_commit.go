@@ -131,7 +131,7 @@ func checkCommit(rq *protocol.Commit) error {
 		total += len(ch.Extents)
 		for _, e := range ch.Extents {
 			switch {
-			case e.Len == 0 || uint64(e.Off)+uint64(e.Len) > tnv.ChunkSize:
+			case !inChunk(e):
 				return bad("extent of %d bytes at %d of a chunk", e.Len, e.Off)
 			case e.Block == 0:
 			case e.BlockLen > tnv.MaxBlockSize || uint64(e.BlockOff)+uint64(e.Len) > uint64(e.BlockLen):

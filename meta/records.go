@@ -231,7 +231,11 @@ type mark struct{}
 
 func (mark) encode() []byte { return []byte{recordV1} }
 
-func decodeMark([]byte) (any, error) { return mark{}, nil }
+func decodeMark(b []byte) (any, error) {
+	d := decoder{b: b}
+	d.version()
+	return mark{}, d.err
+}
 
 // lacking is a block that a store lacks: where it belongs.
 type lacking struct {

@@ -113,9 +113,7 @@ func (t *tracker) announce(ctx context.Context, rq *protocol.Announce) (*protoco
 	}
 	n := rq.Node
 	n.Group = id
-	if err := t.members.announced(n, rq.Group); err != nil {
-		return nil, err
-	}
+	t.members.announced(n, rq.Group)
 	return &protocol.AnnounceReply{Group: id, Map: *t.members.Map(), BeatMs: uint32(beatEvery.Milliseconds())}, nil
 }
 

@@ -42,7 +42,9 @@ type member struct {
 }
 
 func newMembers(epoch tnv.Epoch, known []tnv.Group, log *logrus.Entry) *members {
-	m := &members{log: log, epoch: epoch, nodes: map[tnv.NodeID]*member{}}
+	// Versions of this epoch are above those of earlier ones: a client that asks
+	// by version alone is not taken for one that has this map.
+	m := &members{log: log, epoch: epoch, version: uint64(epoch) << 32, nodes: map[tnv.NodeID]*member{}}
 	for _, g := range known {
 		m.groups = append(m.groups, tnv.Group{ID: g.ID, Name: g.Name})
 		for _, n := range g.Nodes {
@@ -78,13 +80,9 @@ func (m *members) publishLocked() {
 }
 
 // announced takes in a storage daemon that the registry has admitted to a group.
-func (m *members) announced(n tnv.Node, group string) error {
+func (m *members) announced(n tnv.Node, group string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	was := m.nodes[n.ID]
-	if was != nil && was.node.State != tnv.NodeLost && was.node.Boot == n.Boot && was.node.Addr != n.Addr {
-		return tnv.E("announce", tnv.KindConflict, "store %v is alive at %s in this very boot: two daemons run on copies of one store; stop one and empty its directory", n.ID, was.node.Addr)
-	}
 	if !slices.ContainsFunc(m.groups, func(g tnv.Group) bool { return g.ID == n.Group }) {
 		m.groups = append(m.groups, tnv.Group{ID: n.Group, Name: group})
 	}
@@ -92,7 +90,6 @@ func (m *members) announced(n tnv.Node, group string) error {
 	m.nodes[n.ID] = &member{node: n, heard: time.Now(), beat: protocol.NodeBeat{Node: n.ID, Boot: n.Boot}}
 	m.publishLocked()
 	m.log.WithFields(logrus.Fields{"node": n.ID, "group": group, "addr": n.Addr, "boot": n.Boot}).Info("storage daemon joined")
-	return nil
 }
 
 // beat takes a heartbeat in. KindNotExist asks the daemon to announce itself.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tnvfs/tnv/meta"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -52,5 +53,9 @@ func newMetrics(t *tracker) *metrics {
 }
 
 func (m *metrics) observe(t protocol.Type, since time.Time) {
-	m.requests.WithLabelValues(strconv.FormatUint(uint64(t), 16)).Observe(time.Since(since).Seconds())
+	name := "unknown" // whatever a client sends: the labels must not grow with it
+	if meta.IsOperation(t) || t >= protocol.TypeOpenSession && t <= protocol.TypeLacking {
+		name = strconv.FormatUint(uint64(t), 16)
+	}
+	m.requests.WithLabelValues(name).Observe(time.Since(since).Seconds())
 }

@@ -2,6 +2,7 @@ package trackerd
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -12,10 +13,14 @@ import (
 
 const (
 	sweepEvery    = 200 * time.Millisecond
+	expireEvery   = time.Second
+	deleteEvery   = time.Second
 	deleteTimeout = 10 * time.Second
 	deleteBatch   = 2048
 	// deleteBackoff is how long a store that failed to delete is left alone.
 	deleteBackoff = 2 * time.Second
+	// syncsAtOnce is how many stores are asked to sync at the same time.
+	syncsAtOnce = 32
 )
 
 // sweep does what is due from time to time, until ctx ends: it notices lost
@@ -24,6 +29,7 @@ const (
 func (t *tracker) sweep(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	wg.Go(func() { t.expireSessions(ctx) })
 	var mu sync.Mutex
 	busy := map[tnv.NodeID]bool{}
 	tick := time.NewTicker(sweepEvery)
@@ -35,11 +41,6 @@ func (t *tracker) sweep(ctx context.Context) {
 		case <-tick.C:
 		}
 		t.members.expire(time.Now())
-		for _, v := range t.volumes {
-			if err := v.Expire(ctx, time.Now()); err != nil && ctx.Err() == nil {
-				t.log.WithError(err).Warn("ending silent sessions failed")
-			}
-		}
 		for _, g := range t.members.Map().Groups {
 			for _, n := range g.Nodes {
 				mu.Lock()
@@ -51,16 +52,34 @@ func (t *tracker) sweep(ctx context.Context) {
 				if !start {
 					continue
 				}
-				wg.Add(1)
-				go func() {
-					defer wg.Done()
+				wg.Go(func() {
 					t.deleteAt(ctx, n)
+					pause(ctx, deleteEvery)
 					mu.Lock()
 					delete(busy, n.ID)
 					mu.Unlock()
-				}()
+				})
 			}
 		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// expireSessions ends silent sessions. That may take long, and nothing waits for it.
+func (t *tracker) expireSessions(ctx context.Context) {
+	for ctx.Err() == nil {
+		for _, v := range t.volumes {
+			if err := v.Expire(ctx, time.Now()); err != nil && ctx.Err() == nil {
+				t.log.WithError(err).Warn("ending silent sessions failed; it is tried again")
+			}
+		}
+		pause(ctx, expireEvery)
 	}
 }
 
@@ -69,10 +88,7 @@ func (t *tracker) deleteAt(ctx context.Context, n tnv.Node) {
 	for _, v := range t.volumes {
 		if err := t.deleteIn(ctx, n, v); err != nil && ctx.Err() == nil {
 			t.log.WithError(err).WithField("node", n.ID).Warn("deleting blocks failed; it is tried again")
-			select {
-			case <-ctx.Done():
-			case <-time.After(deleteBackoff):
-			}
+			pause(ctx, deleteBackoff)
 		}
 	}
 }
@@ -81,6 +97,9 @@ func (t *tracker) deleteIn(ctx context.Context, n tnv.Node, v *meta.Volume) erro
 	for {
 		ids, err := v.Deletions(ctx, n.ID, 0, deleteBatch)
 		if err != nil || len(ids) == 0 {
+			return err
+		}
+		if err := t.settle(ctx); err != nil {
 			return err
 		}
 		call, cancel := context.WithTimeout(ctx, deleteTimeout)
@@ -93,4 +112,60 @@ func (t *tracker) deleteIn(ctx context.Context, n tnv.Node, v *meta.Volume) erro
 			return err
 		}
 	}
+}
+
+// barrier lets those that wait for the stores to sync share rounds of it.
+type barrier struct {
+	run sync.Mutex // held while a round runs
+
+	mu    sync.Mutex
+	begun uint64 // rounds
+	err   error  // of the last round; under run
+}
+
+// settle returns when what every live store took before the call is on disk:
+// the blocks that replace those to be deleted are among it (D2).
+func (t *tracker) settle(ctx context.Context) error {
+	b := &t.barrier
+	b.mu.Lock()
+	want := b.begun + 1
+	b.mu.Unlock()
+	b.run.Lock()
+	defer b.run.Unlock()
+	if b.begun >= want { // a round that began after the call
+		return b.err
+	}
+	b.mu.Lock()
+	b.begun++
+	b.mu.Unlock()
+	b.err = t.syncStores(ctx)
+	return b.err
+}
+
+func (t *tracker) syncStores(ctx context.Context) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var all []error
+	limit := make(chan struct{}, syncsAtOnce)
+	for _, g := range t.members.Map().Groups {
+		for _, n := range g.Nodes {
+			if n.State == tnv.NodeLost {
+				continue // what it holds is on disk elsewhere, or was lost with it
+			}
+			limit <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-limit }()
+				call, cancel := context.WithTimeout(ctx, deleteTimeout)
+				defer cancel()
+				err := t.pool.Call(call, n.Addr, protocol.TypeSync, nil, &protocol.Sync{})
+				if is := t.members.Map().Node(n.ID); err != nil && is != nil && is.State != tnv.NodeLost {
+					mu.Lock()
+					defer mu.Unlock()
+					all = append(all, tnv.Wrap("sync before deleting", err))
+				}
+			})
+		}
+	}
+	wg.Wait()
+	return errors.Join(all...)
 }

@@ -15,6 +15,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -70,13 +72,15 @@ func (c *Config) check() error {
 		return tnv.E(op, tnv.KindInvalid, "no cluster key is given")
 	case c.Durability != "os" && c.Durability != "sync":
 		return tnv.E(op, tnv.KindInvalid, `durability %q: want "os" or "sync"`, c.Durability)
+	case len(slices.Compact(slices.Sorted(slices.Values(c.Volumes)))) < len(c.Volumes):
+		return tnv.E(op, tnv.KindInvalid, "a volume is named twice: %q", c.Volumes)
 	case c.Memory < 64<<20:
 		return tnv.E(op, tnv.KindInvalid, "%d bytes of memory: at least 64 MiB", c.Memory)
 	}
 	return nil
 }
 
-// tracker is a running tracker. Its fields do not change after start.
+// tracker is a running tracker. Its fields do not change after start, but for the barrier.
 type tracker struct {
 	cfg      Config
 	addr     string // advertised
@@ -89,6 +93,7 @@ type tracker struct {
 	pool     *protocol.Pool
 	admin    *admin.Admin
 	metrics  *metrics
+	barrier  barrier
 }
 
 // Run runs a tracker until ctx ends, then stops it cleanly. It returns earlier,
@@ -145,7 +150,7 @@ func checkCluster(cfg Config) error {
 	path := filepath.Join(cfg.Dir, "cluster")
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return os.WriteFile(path, []byte(cfg.Key.Cluster), 0o600)
+		return writeDurably(path, cfg.Key.Cluster)
 	}
 	if err != nil {
 		return err
@@ -154,6 +159,28 @@ func checkCluster(cfg Config) error {
 		return tnv.E("trackerd", tnv.KindWrongCluster, "%s belongs to cluster %.40q, the key to %s: give the key of that cluster, or another directory", cfg.Dir, b, cfg.Key.Cluster)
 	}
 	return nil
+}
+
+// writeDurably makes a file that is on disk, whole, when this returns; a crash
+// leaves it whole or not there.
+func writeDurably(path, content string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // own takes a volume's lease. The embedded engine is open in one process at a
@@ -221,14 +248,19 @@ func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net
 		defer close(swept)
 		t.sweep(ctx)
 	}()
-	for _, v := range t.volumes {
-		go func() {
+	var watching sync.WaitGroup
+	watch := func(what string, dead <-chan struct{}) {
+		watching.Go(func() {
 			select {
-			case <-v.Dead():
-				cancel(fmt.Errorf("volume %s was given up: see the log", v.Name()))
+			case <-dead:
+				cancel(fmt.Errorf("%s was given up: see the log", what))
 			case <-ctx.Done():
 			}
-		}()
+		})
+	}
+	watch("the cluster's registry", t.registry.Dead())
+	for _, v := range t.volumes {
+		watch("volume "+v.Name(), v.Dead())
 	}
 	t.log.WithFields(logrus.Fields{"addr": t.addr, "engine": t.engine.Name()}).Info("tracker is ready")
 	if t.cfg.Ready != nil {
@@ -238,6 +270,7 @@ func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net
 	srv.Close()
 	<-served
 	<-swept
+	watching.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
