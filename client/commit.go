@@ -245,8 +245,25 @@ func (in *inode) putAgain(ctx context.Context, batch []*piece, elsewhere bool) e
 			p.put.holders = had
 			in.c.cfg.Log.WithError(err).WithField("block", p.put.meta.Key).Debug("put again failed")
 		}
+		if err := in.lacksSpace(p, g); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// lacksSpace is KindNoSpace if too few members hold a piece, and one that does
+// not is full: waiting would not help.
+func (in *inode) lacksSpace(p *piece, g *tnv.Group) error {
+	if in.wellHeld(p, g) {
+		return nil
+	}
+	for _, n := range g.Nodes {
+		if n.State == tnv.NodeFull && !holds(p.put.holders, n.ID) {
+			return tnv.E("write", tnv.KindNoSpace, "storage daemon %s of group %s is full: remove files, or add a group", n.Addr, g.Name)
+		}
+	}
+	return p.put.full
 }
 
 // current counts the holders that are members of the group in their present boot.

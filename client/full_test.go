@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // When all members of all groups answer and are full, a write is told so, and
@@ -42,4 +43,36 @@ func TestEverythingFull(t *testing.T) {
 	defer back.Stop()
 	must(t, h.Flush(ctx))
 	must(t, h.Close())
+}
+
+// One member of the only group has no space: a block that only the other one
+// has can not be committed, and whoever writes is told why.
+func TestOneMemberFull(t *testing.T) {
+	for name, fill := range map[string]func(s *fakeStore){
+		"by the map":     func(s *fakeStore) { s.seen(tnv.NodeFull) },
+		"by its answers": func(s *fakeStore) { s.refuse = noSpaceForPut },
+	} {
+		f := newFake(t, 1, 2)
+		cfg := f.config()
+		cfg.Timeout = 20 * time.Second
+		c := f.connect(cfg)
+		fill(f.stores[1])
+		h := create(t, c, "a")
+		start := time.Now()
+		_, err := h.WriteAt(ctx, []byte("no room"), 0)
+		if err == nil {
+			err = h.Flush(ctx)
+		}
+		if tnv.KindOf(err) != tnv.KindNoSpace || time.Since(start) > 5*time.Second {
+			t.Errorf("%s: after %v: %v", name, time.Since(start), err)
+		}
+		h.Close()
+	}
+}
+
+func noSpaceForPut(typ protocol.Type) error {
+	if typ == protocol.TypePut {
+		return tnv.E("put", tnv.KindNoSpace, "full")
+	}
+	return nil
 }

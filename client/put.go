@@ -26,6 +26,7 @@ type putState struct {
 	meta    protocol.BlockMeta
 	group   tnv.GroupID
 	holders []tnv.Holder
+	full    error     // a member lacks the block because it has no space
 	epoch   tnv.Epoch // of the map by which the members were chosen
 	synced  bool
 }
@@ -269,7 +270,7 @@ func (in *inode) storeIn(ctx context.Context, p *piece, m *tnv.Map, g *tnv.Group
 			continue
 		}
 		p.put.holders, p.put.synced = holders, p.sync
-		in.refill(ctx, p, rest, all)
+		p.put.full = in.refill(ctx, p, rest, all)
 		return nil
 	}
 	if last == nil {
@@ -280,8 +281,8 @@ func (in *inode) storeIn(ctx context.Context, p *piece, m *tnv.Map, g *tnv.Group
 
 // refill puts a piece to the members that the chain left out, unless they failed
 // a short while ago and not all must have it. It is no error if they can not be reached: the owner
-// records who lacks the block.
-func (in *inode) refill(ctx context.Context, p *piece, members []tnv.Node, all bool) {
+// records who lacks the block. full is what one says that has no space.
+func (in *inode) refill(ctx context.Context, p *piece, members []tnv.Node, all bool) (full error) {
 	for _, n := range members {
 		if holds(p.put.holders, n.ID) || !all && in.c.nodes.bad(n.ID) {
 			continue
@@ -289,6 +290,9 @@ func (in *inode) refill(ctx context.Context, p *piece, members []tnv.Node, all b
 		more, err := in.c.putTo(ctx, n, p, nil, refillTimeout)
 		if err != nil {
 			in.c.cfg.Log.WithError(err).WithField("block", p.put.meta.Key).Debug("a member lacks a block")
+			if tnv.KindOf(err) == tnv.KindNoSpace {
+				full = err
+			}
 			continue
 		}
 		for _, h := range more {
@@ -297,6 +301,7 @@ func (in *inode) refill(ctx context.Context, p *piece, members []tnv.Node, all b
 			}
 		}
 	}
+	return full
 }
 
 func holds(l []tnv.Holder, id tnv.NodeID) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,9 +35,9 @@ func (s *stores) call(addr string, typ protocol.Type, rep, req any) {
 }
 
 // list gives the lengths of all blocks of a store.
-func (s *stores) list(addr string) map[tnv.BlockKey]protocol.ListedBlock {
+func (s *stores) list(addr string) blocks {
 	s.t.Helper()
-	out := map[tnv.BlockKey]protocol.ListedBlock{}
+	out := blocks{}
 	var d protocol.DigestReply
 	s.call(addr, protocol.TypeDigest, &d, &protocol.Digest{Vol: 1, Parts: 1})
 	for _, vol := range d.Vols {
@@ -86,29 +87,35 @@ func (s *stores) verify(addr string, key tnv.BlockKey) error {
 }
 
 // waitSame waits until all members of each group hold the same blocks and
-// nothing waits for deletion. It returns how many blocks each group holds.
-func (c *Cluster) waitSame(limit time.Duration) (counts []int) {
+// nothing waits for deletion. Blocks that the metadata certainly does not name —
+// of writes that a kill kept from being committed — do not count. It returns how
+// many blocks of each group count, and how many do not, on all members together.
+func (c *Cluster) waitSame(limit time.Duration) (counts []int, orphans int) {
 	c.t.Helper()
 	s := c.stores()
 	defer s.pool.Close()
 	for end := time.Now().Add(limit); ; time.Sleep(100 * time.Millisecond) {
 		st := c.Status()
 		same := len(st.Groups) > 0 && st.Volumes[0].PendingDeletions == 0
-		counts = nil
+		counts, orphans = nil, 0
 		var diff string
 		for _, g := range st.Groups {
-			first := s.list(g.Nodes[0].Addr)
-			counts = append(counts, len(first))
-			for _, n := range g.Nodes[1:] {
-				if other := s.list(n.Addr); !maps.Equal(first, other) {
+			var first blocks
+			for i, n := range g.Nodes {
+				live, dead := c.split(s.list(n.Addr))
+				orphans += dead
+				if i == 0 {
+					first = live
+					counts = append(counts, len(live))
+				} else if !maps.Equal(first, live) {
 					same = false
 					diff = fmt.Sprintf("%s has %d blocks, %s has %d; only the first has %v, only the second %v",
-						g.Nodes[0].Addr, len(first), n.Addr, len(other), without(first, other), without(other, first))
+						g.Nodes[0].Addr, len(first), n.Addr, len(live), without(first, live), without(live, first))
 				}
 			}
 		}
 		if same {
-			return counts
+			return counts, orphans
 		}
 		if time.Now().After(end) {
 			c.t.Fatalf("after %v the members' blocks differ, or are still to be deleted: %s; %+v", limit, diff, st.Volumes)
@@ -116,8 +123,44 @@ func (c *Cluster) waitSame(limit time.Duration) (counts []int) {
 	}
 }
 
+type blocks = map[tnv.BlockKey]protocol.ListedBlock
+
+// split asks the owner which blocks are certainly dead, and leaves them out.
+func (c *Cluster) split(all blocks) (live blocks, dead int) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), askLimit)
+	defer cancel()
+	tr, err := protocol.DialClient(ctx, &protocol.Endpoint{Key: c.Key(), Role: protocol.RoleTool}, c.Trackers()[0], nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer tr.Close()
+	live = blocks{}
+	for part := range slices.Chunk(slices.Collect(maps.Keys(all)), 1000) {
+		req := protocol.Alive{Vol: part[0].Vol}
+		for _, k := range part {
+			if k.Vol != req.Vol {
+				c.t.Fatalf("blocks of two volumes: %v, %v", part[0], k)
+			}
+			req.Blocks = append(req.Blocks, protocol.BlockHome{Block: k.ID, Home: all[k].Home})
+		}
+		var rep protocol.AliveReply
+		if err := tr.Call(ctx, protocol.TypeAlive, &rep, &req); err != nil || len(rep.State) != len(part) {
+			c.t.Fatalf("which blocks live: %d of %d answers, %v", len(rep.State), len(part), err)
+		}
+		for i, k := range part {
+			if rep.State[i] == protocol.DeadBlock {
+				dead++
+			} else {
+				live[k] = all[k]
+			}
+		}
+	}
+	return live, dead
+}
+
 // without names up to ten blocks that a has and b has not.
-func without(a, b map[tnv.BlockKey]protocol.ListedBlock) (out []protocol.ListedBlock) {
+func without(a, b blocks) (out []protocol.ListedBlock) {
 	for k, v := range a {
 		if o, ok := b[k]; (!ok || o != v) && len(out) < 10 {
 			out = append(out, v)

@@ -359,7 +359,8 @@ func (r *crash) epilogue() {
 	c.WaitStatus(90*time.Second, fmt.Sprintf("%d files, none without a name", files), func(st Status) bool {
 		return st.Volumes[0].Files == files && st.Volumes[0].Unlinked == 0
 	})
-	t.Logf("%d files; both daemons hold the same %v blocks", files, c.waitSame(60*time.Second))
+	counts, orphans := c.waitSame(60 * time.Second)
+	t.Logf("%d files; both daemons hold the same %v blocks, and %d of writes that were never committed", files, counts, orphans)
 	for _, away := range []string{StoreA, StoreB} {
 		c.Down()
 		c.Restart()
@@ -377,5 +378,6 @@ func (r *crash) epilogue() {
 	c.WaitStatus(60*time.Second, "all is removed", func(st Status) bool {
 		return st.Volumes[0].Files == 1 && st.Volumes[0].Bytes == 0
 	})
-	t.Logf("after rm -rf %v blocks are left, of writes that were never committed", c.waitSame(60*time.Second))
+	counts, orphans = c.waitSame(60 * time.Second)
+	t.Logf("after rm -rf %v and %d blocks are left, of writes that were never committed", counts, orphans)
 }

@@ -154,7 +154,11 @@ func TestOneStoreAway(t *testing.T) {
 			c.WaitWhole(30 * time.Second)
 			in := old[100<<20+13:]
 			size := playWhile(t, c, old, in, func() { how.away(c) }, func() { how.back(c) })
-			t.Logf("both daemons hold the same %d blocks", c.waitSame(30*time.Second))
+			n, orphans := c.waitSame(30 * time.Second)
+			t.Logf("both daemons hold the same %d blocks", n)
+			if orphans != 0 {
+				t.Errorf("they hold %d blocks that no file has", orphans)
+			}
 			for _, other := range []string{StoreA, StoreB} {
 				c.Kill(other, syscall.SIGKILL)
 				checkGet(t, c, "/old.mkv", old, "without "+other)
@@ -377,8 +381,8 @@ func TestUnlinkedButOpen(t *testing.T) {
 	c.WaitStatus(40*time.Second, "the unlinked file is reclaimed", func(st Status) bool {
 		return st.Volumes[0].Unlinked == 0 && st.Volumes[0].Bytes == 0
 	})
-	if n := c.waitSame(60 * time.Second); n[0] != 0 {
-		t.Errorf("%v blocks are left", n)
+	if n, orphans := c.waitSame(60 * time.Second); n[0]+orphans != 0 {
+		t.Errorf("%v blocks are left, %d of no file", n, orphans)
 	}
 }
 
