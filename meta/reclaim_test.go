@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -120,21 +121,29 @@ func TestRewrittenDuringTrim(t *testing.T) {
 // A trim that ends while the file is truncated again does not forget the new
 // trim, not even when the owner changes.
 func TestTrimAfterTrim(t *testing.T) {
-	h := start(t, mem.New(mem.Options{}), Config{})
+	engine := &recording{Engine: mem.New(mem.Options{})}
+	h := start(t, engine, Config{})
 	f := h.create(tnv.RootIno, "f")
-	ctx := context.Background()
+	for _, chunk := range []uint64{0, farChunk, 2 * farChunk} {
+		_, err := h.write(f, chunk*tnv.ChunkSize, 4096)
+		h.must(err)
+	}
 	h.v.cancel()
 	h.v.bg.Wait()
-	for round := range 2 {
-		for _, chunk := range []uint64{0, farChunk} {
-			_, err := h.write(f, chunk*tnv.ChunkSize, 4096)
-			h.must(err)
-		}
-		h.truncate(f, 0)
-		if round == 0 {
-			h.must(h.v.finishTrim(ctx, f))
-		}
-	}
+	h.truncate(f, (farChunk+1)*tnv.ChunkSize)
+	again := make(chan error, 1)
+	engine.onDelete(trimKey(f), func() { // the trim ends: now comes the second one
+		go func() {
+			again <- h.send(1, 1, protocol.TypeSetAttr, nil, &protocol.SetAttr{Ino: f, Mask: protocol.SetSize})
+		}()
+		h.eventually("the second trim is published", func() bool {
+			h.v.mu.RLock()
+			defer h.v.mu.RUnlock()
+			return h.v.cache[inodeKey(f)].val.(*inode).TrimSeq != 0
+		})
+	})
+	h.must(h.v.reclaimSome(context.Background(), []tnv.Ino{f}))
+	h.must(<-again)
 	h.reopen()
 	h.idle()
 	h.check()
@@ -224,11 +233,38 @@ type recording struct {
 	largest atomic.Int64
 	failAt  atomic.Int64 // the call of Apply that fails, counted down; 0: none does
 	applied bool         // it takes effect all the same
+
+	mu  sync.Mutex
+	key string // at the deletion of this key hook is called, once
+	fn  func()
+}
+
+func (r *recording) onDelete(key string, fn func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.key, r.fn = key, fn
+}
+
+// hook is what is to be called for the batches.
+func (r *recording) hook(batches []kv.Batch) (fn func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, b := range batches {
+		for _, w := range b.Writes {
+			if r.fn != nil && string(w.Key) == r.key && w.Value == nil {
+				fn, r.fn = r.fn, nil
+			}
+		}
+	}
+	return fn
 }
 
 func (r *recording) Apply(ctx context.Context, f kv.Fence, batches []kv.Batch) error {
 	for _, b := range batches {
 		r.largest.Store(max(r.largest.Load(), int64(len(b.Writes))))
+	}
+	if fn := r.hook(batches); fn != nil {
+		fn()
 	}
 	if r.failAt.Load() > 0 && r.failAt.Add(-1) == 0 {
 		r.FailApply(errors.New("no answer"), r.applied)
@@ -274,6 +310,7 @@ func TestDeadOnlyWhenOnDisk(t *testing.T) {
 	f := h.create(tnv.RootIno, "f")
 	old, err := h.write(f, 0, 4096)
 	h.must(err)
+	h.must(h.v.sync(ctx))
 	_, err = h.write(f, 0, 4096) // in its place
 	h.must(err)
 	st, err := h.v.Alive(ctx, []protocol.BlockHome{{Block: old, Home: tnv.Home{Ino: f}}})

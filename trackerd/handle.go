@@ -37,6 +37,9 @@ func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Fram
 	case protocol.TypeStatus:
 		return reply(ctx, f, t.status)
 	}
+	if f.Type == protocol.TypeAlive && p.Role == protocol.RoleTool { // it changes nothing
+		return reply(ctx, f, t.alive)
+	}
 	if p.Role != protocol.RoleStore {
 		return nil, tnv.E("request", tnv.KindNotPermitted, "type %d from a %s", f.Type, p.Role)
 	}
