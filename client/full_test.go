@@ -57,6 +57,7 @@ func TestOneMemberFull(t *testing.T) {
 		cfg.Timeout = 20 * time.Second
 		c := f.connect(cfg)
 		fill(f.stores[1])
+		must(t, c.refreshMap(ctx)) // it would come with the next keep-alive
 		h := create(t, c, "a")
 		start := time.Now()
 		_, err := h.WriteAt(ctx, []byte("no room"), 0)
