@@ -45,7 +45,9 @@ func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Fram
 	}
 	switch f.Type {
 	case protocol.TypeAnnounce:
-		return reply(ctx, f, t.announce)
+		return reply(ctx, f, func(ctx context.Context, rq *protocol.Announce) (*protocol.AnnounceReply, error) {
+			return t.announce(ctx, rq, p)
+		})
 	case protocol.TypeNodeBeat:
 		return reply(ctx, f, t.beat)
 	case protocol.TypeAlive:
@@ -109,14 +111,14 @@ func (t *tracker) closeSession(ctx context.Context, rq *protocol.CloseSession) (
 	return done{}, v.EndSession(ctx, rq.Session)
 }
 
-func (t *tracker) announce(ctx context.Context, rq *protocol.Announce) (*protocol.AnnounceReply, error) {
+func (t *tracker) announce(ctx context.Context, rq *protocol.Announce, via *protocol.Peer) (*protocol.AnnounceReply, error) {
 	id, err := t.registry.Admit(ctx, rq.Node, rq.Group, rq.SameHost)
 	if err != nil {
 		return nil, err
 	}
 	n := rq.Node
 	n.Group = id
-	t.members.announced(n, rq.Group)
+	t.members.announced(n, rq.Group, via)
 	return &protocol.AnnounceReply{Group: id, Map: *t.members.Map(), BeatMs: uint32(beatEvery.Milliseconds())}, nil
 }
 

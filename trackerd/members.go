@@ -14,9 +14,14 @@ import (
 
 const (
 	// beatEvery is how often storage daemons are asked to send a heartbeat.
-	beatEvery = 500 * time.Millisecond
-	// lostAfter is how long a storage daemon may be silent before it counts as lost.
-	lostAfter = 2 * time.Second
+	beatEvery = 250 * time.Millisecond
+	// lostAfter is how long a storage daemon may be silent before it counts as
+	// lost. Until then commits wait for it: an application that syncs shall not
+	// notice more than 2 s of a daemon's freezing.
+	lostAfter = 1200 * time.Millisecond
+	// goneAfter is how long it may take to come back when its connection has
+	// ended, as it does at once when a process is killed.
+	goneAfter = 300 * time.Millisecond
 	// usageEvery is how often mere changes of used space make a new map.
 	usageEvery = 5 * time.Second
 )
@@ -38,7 +43,9 @@ type members struct {
 type member struct {
 	node  tnv.Node
 	beat  protocol.NodeBeat
-	heard time.Time // zero: not since this tracker's start
+	heard time.Time      // zero: not since this tracker's start
+	until time.Time      // when it counts as lost, unless it is heard of before
+	via   *protocol.Peer // the connection on which it announced itself
 }
 
 func newMembers(epoch tnv.Epoch, known []tnv.Group, log *logrus.Entry) *members {
@@ -80,14 +87,15 @@ func (m *members) publishLocked() {
 }
 
 // announced takes in a storage daemon that the registry has admitted to a group.
-func (m *members) announced(n tnv.Node, group string) {
+func (m *members) announced(n tnv.Node, group string, via *protocol.Peer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !slices.ContainsFunc(m.groups, func(g tnv.Group) bool { return g.ID == n.Group }) {
 		m.groups = append(m.groups, tnv.Group{ID: n.Group, Name: group})
 	}
 	n.State = tnv.NodeAlive
-	m.nodes[n.ID] = &member{node: n, heard: time.Now(), beat: protocol.NodeBeat{Node: n.ID, Boot: n.Boot}}
+	now := time.Now()
+	m.nodes[n.ID] = &member{node: n, heard: now, until: now.Add(lostAfter), via: via, beat: protocol.NodeBeat{Node: n.ID, Boot: n.Boot}}
 	m.publishLocked()
 	m.log.WithFields(logrus.Fields{"node": n.ID, "group": group, "addr": n.Addr, "boot": n.Boot}).Info("storage daemon joined")
 }
@@ -101,7 +109,7 @@ func (m *members) beat(b *protocol.NodeBeat) error {
 		return tnv.E("heartbeat", tnv.KindNotExist, "store %v, boot %d, is not known: announce it", b.Node, b.Boot)
 	}
 	now := time.Now()
-	is.heard, is.beat = now, *b
+	is.heard, is.until, is.beat = now, now.Add(lostAfter), *b
 	state := b.State
 	if state == tnv.NodeLost {
 		state = tnv.NodeAlive
@@ -120,13 +128,29 @@ func (m *members) beat(b *protocol.NodeBeat) error {
 	return nil
 }
 
+// disconnected notes that a connection has ended: whoever announced itself on it
+// has died, most likely, and is given little time to come back.
+func (m *members) disconnected(via *protocol.Peer) {
+	if via.Role != protocol.RoleStore {
+		return
+	}
+	soon := time.Now().Add(goneAfter)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range m.nodes {
+		if n.via == via && n.until.After(soon) {
+			n.until = soon
+		}
+	}
+}
+
 // expire marks as lost whoever was silent for too long.
 func (m *members) expire(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	changed := false
 	for _, n := range m.nodes {
-		if n.node.State != tnv.NodeLost && now.Sub(n.heard) > lostAfter {
+		if n.node.State != tnv.NodeLost && now.After(n.until) {
 			n.node.State = tnv.NodeLost
 			changed = true
 			m.log.WithFields(logrus.Fields{"node": n.node.ID, "addr": n.node.Addr}).Warn("storage daemon is lost: no heartbeat")

@@ -240,7 +240,7 @@ func (t *tracker) closeVolumes() {
 func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net.Listener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	srv := &protocol.Server{Endpoint: endpoint, Log: t.log, Handle: t.handle, Inline: meta.IsQuery, MaxOutstanding: 512}
+	srv := &protocol.Server{Endpoint: endpoint, Log: t.log, Handle: t.handle, Closed: t.members.disconnected, Inline: meta.IsQuery, MaxOutstanding: 512}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	swept := make(chan struct{})

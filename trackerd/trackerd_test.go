@@ -559,7 +559,7 @@ func TestSettleShares(t *testing.T) {
 	defer tr.pool.Close()
 	n := a.node
 	n.Group = 1
-	tr.members.announced(n, "g1")
+	tr.members.announced(n, "g1", nil)
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
