@@ -316,6 +316,7 @@ func (c *Client) putTo(ctx context.Context, n tnv.Node, p *piece, chain []protoc
 	}
 	tctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	tctx, stop := c.whileAlive(tctx, n.ID)
 	defer c.nodes.begin(n.ID)()
 	req := protocol.Put{Block: p.put.meta, Sync: p.sync, Chain: chain}
 	var rep protocol.PutReply
@@ -329,6 +330,7 @@ func (c *Client) putTo(ctx context.Context, n tnv.Node, p *piece, chain []protoc
 		}
 		return true, f.Decode(&rep)
 	})
+	err = stop(err)
 	if err == nil && len(rep.Holders) == 0 {
 		err = tnv.E("put block "+p.put.meta.Key.String()+" to "+n.Addr, tnv.KindProtocol, "the storage daemon names no holder")
 	}

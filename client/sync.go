@@ -266,7 +266,8 @@ func (c *Client) syncCall(ctx context.Context, n *tnv.Node, keys []tnv.BlockKey)
 		k := min(len(keys), protocol.MaxBatch)
 		var rep protocol.SyncReply
 		tctx, cancel := context.WithTimeout(ctx, putSyncTimeout)
-		err := c.pool.Call(tctx, n.Addr, protocol.TypeSync, &rep, &protocol.Sync{Blocks: keys[:k]})
+		tctx, stop := c.whileAlive(tctx, n.ID)
+		err := stop(c.pool.Call(tctx, n.Addr, protocol.TypeSync, &rep, &protocol.Sync{Blocks: keys[:k]}))
 		cancel()
 		if err != nil {
 			return 0, nil, err

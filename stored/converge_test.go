@@ -62,6 +62,21 @@ func TestCatchUpAfterAbsence(t *testing.T) {
 	})
 }
 
+// A daemon that froze for a while, and was passed over by writers meanwhile,
+// compares itself with its peers at once: in its map it never was away.
+func TestCatchUpAfterFreeze(t *testing.T) {
+	k, n := group(t, 2, func(c *Config) { c.ConvergeEvery, c.ConvergeGrace = time.Hour, 20*time.Millisecond })
+	a := newAsker(t, k.key, protocol.RoleClient)
+	eventually(t, "the start's comparisons are over", func() bool { return n[1].d.met.rounds.get() > 0 })
+	a.mustPut(1, 5000, false, n[0])
+	time.Sleep(300 * time.Millisecond)
+	if n[1].has(bkey(1)) {
+		t.Fatal("a comparison at leisure came before the freeze")
+	}
+	k.do(func() { time.Sleep(mostJitter + 200*time.Millisecond) }) // no heartbeat is answered
+	eventually(t, "the block is copied", func() bool { return n[1].has(bkey(1)) })
+}
+
 // rounds waits until a node has compared itself n times more.
 func rounds(t *testing.T, n *node, more uint64) {
 	t.Helper()

@@ -18,9 +18,12 @@ const (
 	callTimeout  = 5 * time.Second // of a question to a tracker
 	leaveTimeout = time.Second     // of the last heartbeat
 	defaultBeat  = time.Second     // where a tracker names none
-	minBackoff   = 100 * time.Millisecond
-	maxBackoff   = 3 * time.Second
-	logEvery     = 30 * time.Second
+	// mostJitter is how much later than asked for a heartbeat may be answered
+	// before it counts as an absence.
+	mostJitter = 400 * time.Millisecond
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 3 * time.Second
+	logEvery   = 30 * time.Second
 )
 
 // trackers keeps the daemon announced to each of its trackers. Each has a
@@ -153,6 +156,7 @@ func (k *tracker) session(ctx context.Context) error {
 	k.publish(c)
 	timer := time.NewTimer(every)
 	defer timer.Stop()
+	heard := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -169,6 +173,12 @@ func (k *tracker) session(ctx context.Context) error {
 				return err
 			}
 		}
+		// A daemon that froze or was cut off may have been passed over, and sees
+		// nothing of it in a map in which it is alive again.
+		if time.Since(heard) > 2*every+mostJitter {
+			//
+		}
+		heard = time.Now()
 		timer.Reset(every)
 	}
 }
