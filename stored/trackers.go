@@ -176,7 +176,7 @@ func (k *tracker) session(ctx context.Context) error {
 		// A daemon that froze or was cut off may have been passed over, and sees
 		// nothing of it in a map in which it is alive again.
 		if time.Since(heard) > 2*every+mostJitter {
-			//
+			signal(k.t.d.cluster.returned)
 		}
 		heard = time.Now()
 		timer.Reset(every)
