@@ -70,7 +70,8 @@ type dueRelease struct {
 	gen uint64
 }
 
-const releaseDelay = 10 * time.Millisecond
+// The kernel may be between its lookup of a name and its open: the inode stays so long.
+const releaseDelay = 300 * time.Millisecond
 
 func newReleases(c *Client) *releases {
 	return &releases{c: c, kick: make(chan struct{}, 1), held: map[tnv.Ino]bool{}, sending: map[tnv.Ino]bool{}, creating: map[uint64]int{}}
