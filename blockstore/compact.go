@@ -23,8 +23,10 @@ const (
 	worthSealing = 64
 	// compactBatch is how much is copied for one sync.
 	compactBatch = 32 << 20
-	// unfitFor is how long a segment is left alone that could not be compacted.
-	unfitFor = 10 * time.Minute
+	// unfitFor is how long a segment is left alone that could not be compacted;
+	// noRoomFor if all that was missing is room, which deletions make.
+	unfitFor  = 10 * time.Minute
+	noRoomFor = 2 * time.Second
 )
 
 // housekeeper frees space in the background.
@@ -120,7 +122,7 @@ func (s *Store) pickVictim() *segment {
 		}
 	}
 	for _, seg := range s.segments {
-		if seg.state != segSealed || seg.live == 0 || time.Since(seg.unfit) < unfitFor {
+		if seg.state != segSealed || seg.live == 0 || time.Now().Before(seg.unfitUntil) {
 			continue
 		}
 		thin := float64(seg.live) < limit*float64(seg.end-sector)
@@ -159,8 +161,11 @@ func (s *Store) compact(seg *segment) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil || seg.live > 0 {
-		seg.unfit = time.Now()
+	switch {
+	case tnv.KindOf(err) == tnv.KindNoSpace:
+		seg.unfitUntil = time.Now().Add(noRoomFor)
+	case err != nil || seg.live > 0:
+		seg.unfitUntil = time.Now().Add(unfitFor)
 	}
 	return err
 }

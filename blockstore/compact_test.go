@@ -5,6 +5,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -144,6 +145,39 @@ func TestCompactionSyncFails(t *testing.T) {
 	if err := s.Verify(key(1)); err != nil {
 		t.Fatalf("the old copy went: %v", err)
 	}
+}
+
+// A full disk keeps a segment from being compacted for as long as it is full,
+// and little longer.
+func TestCompactionWithoutRoom(t *testing.T) {
+	fs := &faultFS{FS: vfs.NewMem()}
+	s := newStore(t, fs, quiet(fs))
+	for id := 1; id <= 20; id++ {
+		mustPut(t, s, id, 10_000, true)
+	}
+	s.sealAll(t)
+	var ids []tnv.BlockID
+	for id := tnv.BlockID(2); id <= 20; id++ {
+		ids = append(ids, id)
+	}
+	ok(t, s.Delete(ctx, 1, ids))
+	fs.set(func(op, name string) error {
+		if op == "write" && strings.HasSuffix(name, ".seg") {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	s.keepHouse()
+	fs.set(nil)
+	if st := s.Stats(); st.CompactedData != 0 {
+		t.Fatalf("%d bytes were compacted without room", st.CompactedData)
+	}
+	time.Sleep(noRoomFor)
+	s.keepHouse()
+	if st := s.Stats(); st.CompactedData != 10_000 || st.Segments > 2 {
+		t.Fatalf("with room again: %+v", st)
+	}
+	ok(t, s.Verify(key(1)))
 }
 
 // A copy is verified before it is one; the damaged original stays, so that the

@@ -56,7 +56,8 @@ type segment struct {
 	users   int // readers: the files stay
 	commits uint64
 	failed  error
-	unfit   time.Time // compaction failed then: it is left alone for a while
+	// Compaction failed: it is left alone so long.
+	unfitUntil time.Time
 }
 
 func segmentName(id uint64) string { return fmt.Sprintf("%016x.seg", id) }
@@ -200,7 +201,7 @@ func (s *Store) addSegmentLocked(seg *segment) {
 // Only a full disk is an error: not every file system can allocate ahead.
 func (s *Store) allocateAppendLocked(seg *segment, upTo int64) error {
 	if upTo > seg.allocated {
-		n := alignUp(max(upTo-seg.allocated, min(step, s.opt.SegmentSize/16)), 4096)
+		n := alignUp(max(upTo-seg.allocated, s.allocateAhead()), 4096)
 		err := seg.w.w.Preallocate(seg.allocated, n)
 		if tnv.KindOf(err) == tnv.KindNoSpace {
 			n = upTo - seg.allocated // what is missing, without more
@@ -213,6 +214,18 @@ func (s *Store) allocateAppendLocked(seg *segment, upTo int64) error {
 	}
 	s.zeroAhead(seg, upTo)
 	return nil
+}
+
+// allocateAhead is how much a segment may take beyond what it needs now: on a
+// disk that is nearly full nothing, since that would come out of what is kept
+// back, for this store and for others on the disk.
+func (s *Store) allocateAhead() int64 {
+	n := min(step, s.opt.SegmentSize/16)
+	capacity := s.capacity()
+	if capacity > 0 && capacity-s.reserved(capacity)-s.usedBytes() < 2*n {
+		return 0
+	}
+	return n
 }
 
 // zeroSpan is how far zeroAhead works.

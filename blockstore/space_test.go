@@ -3,6 +3,7 @@ package blockstore
 import (
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -52,5 +53,48 @@ func TestReserve(t *testing.T) {
 		if got := s.reserved(capacity); got != want {
 			t.Errorf("of %d bytes %d are kept back, want %d", capacity, got, want)
 		}
+	}
+}
+
+// allocFS notes how far files are allocated ahead.
+type allocFS struct {
+	diskFS
+	longest int64
+}
+
+func (a *allocFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := a.FS.Create(name, c)
+	return &allocFile{f, a}, err
+}
+
+type allocFile struct {
+	vfs.File
+	fs *allocFS
+}
+
+func (f *allocFile) Preallocate(off, n int64) error {
+	f.fs.longest = max(f.fs.longest, n)
+	return f.File.Preallocate(off, n)
+}
+
+// On a disk that is nearly full segments are not allocated ahead: that would
+// take what is kept back from compaction, and from other stores.
+func TestNoAllocationAhead(t *testing.T) {
+	fs := &allocFS{diskFS: diskFS{FS: vfs.NewMem()}}
+	fs.avail.Store(1 << 30)
+	opt := quiet(fs)
+	opt.SegmentSize = 64 << 20
+	s := newStore(t, fs, opt)
+	mustPut(t, s, 1, 1000, false)
+	if fs.longest != opt.SegmentSize/16 {
+		t.Errorf("with room, %d bytes are allocated at once", fs.longest)
+	}
+	fs.avail.Store(8 << 20)
+	s.sealAll(t)
+	fs.longest = 0
+	s.space.asked = time.Time{}
+	mustPut(t, s, 2, 1000, false)
+	if fs.longest > 8192 {
+		t.Errorf("on a disk that is nearly full, %d bytes are allocated at once", fs.longest)
 	}
 }

@@ -349,8 +349,22 @@ func (c *Cluster) Stop() {
 	for _, err := range takeAway(c.Base) {
 		c.t.Errorf("at the end: %v", err)
 	}
+	c.checkLogs()
 	if c.t.Failed() {
 		c.printLogs()
+	}
+}
+
+// checkLogs fails the test for what no daemon may ever do.
+func (c *Cluster) checkLogs() {
+	logs, _ := filepath.Glob(filepath.Join(c.Dir, "log", "*.log"))
+	for _, l := range logs {
+		b, _ := os.ReadFile(l)
+		for _, bad := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: ", "request panicked"} {
+			if _, after, found := strings.Cut(string(b), bad); found {
+				c.t.Errorf("%s: %s%s", filepath.Base(l), bad, after[:min(len(after), 4000)])
+			}
+		}
 	}
 }
 

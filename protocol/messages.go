@@ -198,7 +198,8 @@ type NodeBeat struct {
 
 // NodeBeatReply brings the map if it changed. Error KindNotExist: announce again.
 type NodeBeatReply struct {
-	Map *tnv.Map
+	Map     *tnv.Map
+	Lacking uint64 // blocks that the metadata records the store to lack
 }
 
 // BlockHome names a block and where its header says that it belongs.

@@ -24,7 +24,8 @@ const (
 )
 
 // converge compares this store with its peers and copies what it lacks: at the
-// start, when a peer comes back, and ever so often.
+// start, when a peer comes back, when a tracker says that something is lacking
+// of which the last comparison knew nothing, and ever so often.
 func (d *daemon) converge(ctx context.Context) {
 	limit := &limiter{rate: float64(d.cfg.CopyRate)}
 	retry := d.cfg.ConvergeGrace
@@ -33,8 +34,10 @@ func (d *daemon) converge(ctx context.Context) {
 		wait := d.cfg.ConvergeEvery
 		whole := r.run()
 		d.met.rounds.inc()
+		var told chan struct{}
 		if whole {
 			retry = d.cfg.ConvergeGrace
+			told = d.told
 		} else {
 			wait = min(retry, wait)
 			retry = min(2*retry, d.cfg.ConvergeEvery)
@@ -47,6 +50,11 @@ func (d *daemon) converge(ctx context.Context) {
 		case <-t.C:
 		case <-d.cluster.returned:
 			t.Stop()
+		case <-told: // a block that was put here may just not be synced and told yet
+			t.Stop()
+			if sleep(ctx, d.cfg.ConvergeGrace) != nil {
+				return
+			}
 		}
 	}
 }

@@ -77,6 +77,28 @@ func TestCatchUpAfterFreeze(t *testing.T) {
 	eventually(t, "the block is copied", func() bool { return n[1].has(bkey(1)) })
 }
 
+// A commit that comes behind the comparison may record a lack that it could not
+// know of: the tracker tells, and it is seen to at once.
+func TestCatchUpWhenTold(t *testing.T) {
+	k, n := group(t, 2, func(c *Config) { c.ConvergeEvery, c.ConvergeGrace = time.Hour, 20*time.Millisecond })
+	a := newAsker(t, k.key, protocol.RoleClient)
+	eventually(t, "the start's comparisons are over", func() bool { return n[1].d.met.rounds.get() > 0 })
+	a.mustPut(1, 5000, false, n[0])
+	a.mustPut(2, 5000, false, n[0], n[1].link()) // put here after all, and recorded as lacking
+	time.Sleep(300 * time.Millisecond)
+	if n[1].has(bkey(1)) {
+		t.Fatal("a comparison at leisure came before the record")
+	}
+	k.do(func() {
+		k.lacking[n[1].d.node] = map[tnv.BlockKey]tnv.Home{bkey(1): {Ino: 7, Chunk: 1}, bkey(2): {Ino: 7, Chunk: 2}}
+	})
+	eventually(t, "the block is copied, and both are told as held", func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return n[1].has(bkey(1)) && len(k.lacking[n[1].d.node]) == 0
+	})
+}
+
 // rounds waits until a node has compared itself n times more.
 func rounds(t *testing.T, n *node, more uint64) {
 	t.Helper()

@@ -80,6 +80,7 @@ func (k *fakeTracker) handle(_ context.Context, _ *protocol.Peer, f *protocol.Fr
 		if req.State == tnv.NodeLeaving {
 			k.left[req.Node] = true
 		}
+		reply.Lacking = uint64(len(k.lacking[req.Node]))
 		if req.MapVersion != k.m.Version || req.MapEpoch != k.m.Epoch {
 			reply.Map = k.copyMap()
 		}

@@ -45,6 +45,7 @@ type daemon struct {
 	trackers *trackers
 	repairs  *repairs
 	behind   behind
+	told     chan struct{} // a tracker says that blocks are lacking here
 	met      *metrics
 	requests requests
 	unwell   unwell
@@ -65,7 +66,7 @@ func runWith(ctx context.Context, cfg Config, opened func(*daemon)) error {
 	if err != nil {
 		return err
 	}
-	d := &daemon{cfg: cfg, log: cfg.Log, mem: newMemory(cfg.Memory), disk: newBudget("the disk", diskOps)}
+	d := &daemon{cfg: cfg, log: cfg.Log, told: make(chan struct{}, 1), mem: newMemory(cfg.Memory), disk: newBudget("the disk", diskOps)}
 	if err := d.openStore(); err != nil {
 		return err
 	}

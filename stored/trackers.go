@@ -231,6 +231,9 @@ func (k *tracker) sendBeat(ctx context.Context, c *protocol.Client, state tnv.No
 		return err
 	}
 	d.cluster.update(reply.Map)
+	if reply.Lacking > 0 {
+		signal(d.told)
+	}
 	return nil
 }
 

@@ -126,7 +126,8 @@ func (t *tracker) beat(_ context.Context, rq *protocol.NodeBeat) (*protocol.Node
 	if err := t.members.beat(rq); err != nil {
 		return nil, err
 	}
-	return &protocol.NodeBeatReply{Map: t.members.newer(rq.MapEpoch, rq.MapVersion)}, nil
+	lacking, _ := t.lacks(rq.Node)
+	return &protocol.NodeBeatReply{Map: t.members.newer(rq.MapEpoch, rq.MapVersion), Lacking: lacking}, nil
 }
 
 func (t *tracker) alive(ctx context.Context, rq *protocol.Alive) (*protocol.AliveReply, error) {
