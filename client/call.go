@@ -71,8 +71,9 @@ func pause(ctx context.Context, try int) {
 }
 
 // query runs a request that changes nothing: as often as it takes, until the
-// operation's deadline. values makes the request's body for a session.
-func (l *link) query(caller context.Context, t protocol.Type, rep any, values func(*sess) []any) error {
+// operation's deadline. values makes the request's body for a session; rep are the
+// values of the answer's.
+func (l *link) query(caller context.Context, t protocol.Type, values func(*sess) []any, rep ...any) error {
 	op := opName(t)
 	ctx, cancel := context.WithTimeout(caller, l.cfg.Timeout)
 	defer cancel()
@@ -87,11 +88,7 @@ func (l *link) query(caller context.Context, t protocol.Type, rep any, values fu
 		}
 		f, err := l.attempt(ctx, a, t, values(a.sess)...)
 		if err == nil {
-			if rep == nil {
-				err = f.Decode()
-			} else {
-				err = f.Decode(rep)
-			}
+			err = f.Decode(rep...)
 			if k := tnv.KindOf(err); err == nil || !elsewhere(k) && k != tnv.KindSessionEnded {
 				return err
 			}
@@ -125,8 +122,8 @@ type mutation struct {
 
 // change runs a mutation exactly once. bound, if not nil, is the only session
 // in which it makes sense. If ctx ends after it was sent, the answer is awaited
-// in the background with the slot kept.
-func (l *link) change(caller context.Context, t protocol.Type, cred tnv.Cred, rep, req any, bound *sess) error {
+// in the background with the slot kept, and what it may change stays in flight.
+func (l *link) change(caller context.Context, t protocol.Type, cred tnv.Cred, req any, bound *sess, fl *flight, rep ...any) error {
 	ctx, cancel := context.WithTimeout(caller, l.cfg.Timeout)
 	defer cancel()
 	for {
@@ -145,6 +142,14 @@ func (l *link) change(caller context.Context, t protocol.Type, cred tnv.Cred, re
 		select {
 		case <-m.done:
 		case <-ctx.Done():
+			if fl.join() {
+				l.wg.Add(1)
+				go func() {
+					defer l.wg.Done()
+					<-m.done
+					fl.land()
+				}()
+			}
 			return l.opError(caller, opName(t), ctx.Err())
 		}
 		switch {
@@ -154,10 +159,8 @@ func (l *link) change(caller context.Context, t protocol.Type, cred tnv.Cred, re
 			return l.opError(caller, opName(t), m.err)
 		case m.err != nil:
 			return m.err
-		case rep == nil:
-			return m.f.Decode()
 		}
-		return m.f.Decode(rep)
+		return m.f.Decode(rep...)
 	}
 }
 
@@ -241,22 +244,52 @@ func (l *link) carry(ctx context.Context, m *mutation) {
 	}
 }
 
-// read runs an operation that changes nothing.
-func (c *Client) read(ctx context.Context, cred tnv.Cred, t protocol.Type, rep, req any) error {
-	return c.link.query(ctx, t, rep, func(s *sess) []any {
+// read runs an operation that changes nothing. What comes with the answer counts
+// for the lease cache.
+func (c *Client) read(ctx context.Context, cred tnv.Cred, t protocol.Type, rep, req any) (*told, error) {
+	with := &told{mark: c.leases.mark()}
+	err := c.link.query(ctx, t, func(s *sess) []any {
 		return []any{&protocol.Head{Vol: s.info.Vol, Session: s.info.Session, Cred: cred}, req}
-	})
+	}, rep, &with.leased)
+	return with, err
 }
 
 // plain runs a request that is not on a volume.
 func (c *Client) plain(ctx context.Context, t protocol.Type, rep, req any) error {
-	return c.link.query(ctx, t, rep, func(*sess) []any { return []any{req} })
+	return c.link.query(ctx, t, func(*sess) []any { return []any{req} }, rep)
 }
 
-// mutate runs a mutation exactly once.
-func (c *Client) mutate(ctx context.Context, cred tnv.Cred, t protocol.Type, rep, req any) error {
+// nothing is the answer of operations that answer nothing.
+type nothing struct{}
+
+// mutate runs a mutation exactly once. fl is what it may change: it is in flight
+// already, and to be landed by the caller, who first has it take the answer.
+func (c *Client) mutate(ctx context.Context, cred tnv.Cred, t protocol.Type, rep, req any, fl *flight) (*told, error) {
 	if c.cfg.ReadOnly {
-		return tnv.E(opName(t), tnv.KindReadOnly, "this client was opened read-only")
+		return nil, tnv.E(opName(t), tnv.KindReadOnly, "this client was opened read-only")
 	}
-	return c.link.change(ctx, t, cred, rep, req, nil)
+	return c.mutateIn(ctx, cred, t, rep, req, fl, nil)
+}
+
+// mutateIn is mutate within one session, if that is not nil.
+func (c *Client) mutateIn(ctx context.Context, cred tnv.Cred, t protocol.Type, rep, req any, fl *flight, bound *sess) (*told, error) {
+	with := &told{mark: c.leases.mark()}
+	if rep == nil {
+		rep = &nothing{}
+	}
+	err := c.link.change(ctx, t, cred, req, bound, fl, rep, &with.leased)
+	if err != nil && refused(err) {
+		fl.failed()
+	}
+	return with, err
+}
+
+// refused tells whether an error is the owner's answer, and nothing has changed.
+func refused(err error) bool {
+	switch tnv.KindOf(err) {
+	case tnv.KindNotExist, tnv.KindExist, tnv.KindPermission, tnv.KindNotPermitted, tnv.KindNotDir, tnv.KindIsDir,
+		tnv.KindNotEmpty, tnv.KindInvalid, tnv.KindNameTooLong, tnv.KindTooManyLinks, tnv.KindNoData, tnv.KindStale:
+		return true
+	}
+	return false
 }

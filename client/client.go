@@ -24,6 +24,7 @@ type Client struct {
 	end      context.CancelFunc
 	wg       sync.WaitGroup // every goroutine of the client
 	link     *link
+	leases   *leaseCache
 	cmap     clusterMap
 	releases *releases
 	inodes   *inodes
@@ -62,8 +63,9 @@ func Connect(ctx context.Context, cfg Config) (*Client, error) {
 	c.flusher = newFlusher(c)
 	c.mem.press = c.flusher.press
 	c.raBytes.limit = cfg.Memory / 3
+	c.leases = newLeaseCache(cfg.Memory)
 	c.link = &link{cfg: &c.cfg, ep: c.ep, life: c.life, wg: &c.wg, m: c.m,
-		lost: c.sessionLost, moved: c.inodes.forget}
+		lost: c.sessionLost, moved: c.inodes.forget, dropped: c.dropLeases, began: c.leases.began, pushed: c.pushed}
 	if err := c.start(ctx); err != nil {
 		c.stop()
 		return nil, err

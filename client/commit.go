@@ -190,8 +190,18 @@ func (in *inode) sendCommit(ctx context.Context, batch []*piece, sync bool) (pro
 	in.mu.Lock()
 	req.KillSUID = in.killSUID
 	in.mu.Unlock()
+	return in.tellCommit(ctx, &req, s)
+}
+
+// tellCommit sends a commit, within one session if that is not nil.
+func (in *inode) tellCommit(ctx context.Context, req *protocol.Commit, s *sess) (protocol.AttrReply, error) {
+	fl := in.c.leases.fly([]tnv.Ino{in.ino})
+	defer fl.land()
 	var rep protocol.AttrReply
-	err := in.c.link.change(ctx, protocol.TypeCommit, tnv.Root, &rep, &req, s)
+	with, err := in.c.mutateIn(ctx, tnv.Root, protocol.TypeCommit, &rep, req, fl, s)
+	if err == nil {
+		fl.take(with)
+	}
 	return rep, err
 }
 

@@ -94,14 +94,16 @@ func (in *inode) latest(first uint64, count uint32) (l layout, ok bool) {
 func (in *inode) askExtents(ctx context.Context, first uint64, count uint32, ifData uint64) (protocol.ExtentsReply, error) {
 	var rep protocol.ExtentsReply
 	req := protocol.Extents{Ino: in.ino, First: first, Count: count, IfData: ifData}
-	if err := in.c.read(ctx, tnv.Root, protocol.TypeExtents, &rep, &req); err != nil {
+	with, err := in.c.read(ctx, tnv.Root, protocol.TypeExtents, &rep, &req)
+	if err != nil {
 		return rep, err
 	}
+	in.c.leases.takeAttr(with, rep.Attr)
 	for !rep.Same && len(rep.Chunks) < int(count) { // of a file in many pieces a few chunks come at a time
 		n := uint32(len(rep.Chunks))
 		var more protocol.ExtentsReply
 		req := protocol.Extents{Ino: in.ino, First: first + uint64(n), Count: count - n}
-		if err := in.c.read(ctx, tnv.Root, protocol.TypeExtents, &more, &req); err != nil {
+		if _, err := in.c.read(ctx, tnv.Root, protocol.TypeExtents, &more, &req); err != nil {
 			return rep, err
 		}
 		if n > 0 && more.Attr.Data != rep.Attr.Data { // it changed meanwhile: from the start
@@ -121,12 +123,25 @@ func (in *inode) askExtents(ctx context.Context, first uint64, count uint32, ifD
 	return rep, nil
 }
 
+// leased tells whether a layout is the newest for certain, and if so brings its
+// attributes up to date.
+func (in *inode) leased(l *layout) bool {
+	a, ok := in.c.leases.attr(in.ino)
+	if ok = ok && a.Data == l.attr.Data; ok {
+		l.attr = a
+	}
+	return ok
+}
+
 // current is the layout as the owner has it now. guess, if it is one, was made
 // by the cache, and is confirmed or replaced.
 func (in *inode) current(ctx context.Context, first uint64, count uint32, guess layout, guessed bool) (l layout, same bool, err error) {
 	var ver uint64
 	if guessed {
 		ver = guess.attr.Data
+		if in.leased(&guess) {
+			return guess, true, nil
+		}
 	}
 	rep, err := in.askExtents(ctx, first, count, ver)
 	if err != nil {

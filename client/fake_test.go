@@ -236,7 +236,8 @@ func (t *fakeTracker) execute(f *protocol.Frame) ([]any, error) {
 		return nil, tnv.E("request", tnv.KindSessionEnded, "session %d", head.Session)
 	}
 	if f.Type < protocol.TypeCreate {
-		return t.query(f, &head)
+		values, err := t.query(f, &head)
+		return unleased(values), err
 	}
 	sl := s.slots[head.Slot]
 	if sl == nil {
@@ -245,19 +246,27 @@ func (t *fakeTracker) execute(f *protocol.Frame) ([]any, error) {
 	}
 	switch head.Seq {
 	case sl.seq:
-		return sl.reply, sl.err
+		return unleased(sl.reply), sl.err
 	case sl.seq + 1:
 		t.executed[f.Type]++
 		sl.reply, sl.err = t.mutate(f, &head, m)
 		sl.seq++
-		return sl.reply, sl.err
+		return unleased(sl.reply), sl.err
 	}
 	t.f.t.Errorf("slot %d: seq %d after %d", head.Slot, head.Seq, sl.seq)
 	return nil, tnv.E("request", tnv.KindProtocol, "seq")
 }
 
+// unleased makes an answer of its values: nothing is leased with it.
+func unleased(values []any) []any {
+	if len(values) == 0 {
+		values = []any{&nothing{}}
+	}
+	return []any{values[0], &protocol.Leased{}}
+}
+
 func (t *fakeTracker) file(ino tnv.Ino) (*fakeFile, error) {
-	if f := t.files[ino]; f != nil {
+	if f := t.files[ino]; f != nil && !slices.Contains(t.released, ino) {
 		return f, nil
 	}
 	return nil, tnv.E("inode", tnv.KindStale, "%d", ino)

@@ -680,12 +680,20 @@ func TestReleased(t *testing.T) {
 			}
 		}
 	}
+	late, _, err := c.OpenFile(ctx, 2, os.O_RDONLY) // by who looked the name up before
+	must(t, err)
+	time.Sleep(2 * releaseDelay)
+	if has(2) {
+		t.Fatal("an inode was released that was opened behind its unlinking")
+	}
+	check(t, late, []byte("x"))
+	must(t, late.Close())
 	wait(2)
 	time.Sleep(200 * time.Millisecond) // some keep-alives that name it
 	if has(h.Ino()) {
 		t.Fatal("an open inode was released")
 	}
-	_, err := h.WriteAt(ctx, []byte("still here"), 0)
+	_, err = h.WriteAt(ctx, []byte("still here"), 0)
 	must(t, err)
 	must(t, h.Flush(ctx))
 	check(t, h, []byte("still here"))

@@ -23,8 +23,7 @@ type Handle struct {
 
 // OpenFile opens an inode that exists; flags are those of open(2): the access
 // mode and os.O_TRUNC count. Permissions are the caller's to check. It returns
-// the attributes as of now. KindStale: the inode is gone, or has no name and is
-// not open here.
+// the attributes as of now. KindStale: the inode is gone.
 func (c *Client) OpenFile(ctx context.Context, ino tnv.Ino, flags int) (*Handle, tnv.Attr, error) {
 	if c.cfg.ReadOnly && flags&(os.O_WRONLY|os.O_RDWR|os.O_TRUNC) != 0 {
 		return nil, tnv.Attr{}, tnv.E("open", tnv.KindReadOnly, "this client was opened read-only")
@@ -41,7 +40,9 @@ func (c *Client) OpenFile(ctx context.Context, ino tnv.Ino, flags int) (*Handle,
 	return c.handle(in, flags), a, nil
 }
 
-// validate asks the owner for an inode that is being opened.
+// validate asks for an inode that is being opened. One that lost its last name a
+// moment ago, between the caller's look at the name and now, can be opened as long
+// as the owner was not told that nobody here has it open.
 func (c *Client) validate(ctx context.Context, ino tnv.Ino, others bool) (tnv.Attr, error) {
 	if !others && !c.releases.mayOpen(ino) {
 		return tnv.Attr{}, tnv.E("open", tnv.KindStale, "inode %d has no name any more", ino)
@@ -54,8 +55,6 @@ func (c *Client) validate(ctx context.Context, ino tnv.Ino, others bool) (tnv.At
 		return a, tnv.E("open", tnv.KindIsDir, "inode %d", ino)
 	case !a.IsRegular():
 		return a, tnv.E("open", tnv.KindInvalid, "inode %d is no regular file", ino)
-	case a.Nlink == 0 && !others:
-		return a, tnv.E("open", tnv.KindStale, "inode %d has no name any more", ino)
 	}
 	return a, nil
 }

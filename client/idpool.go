@@ -65,7 +65,7 @@ func (p *idPool) take(ctx context.Context, l *link, s *sess) (tnv.BlockID, error
 func (p *idPool) fill(l *link, s *sess, n uint32, done chan struct{}) {
 	defer l.wg.Done()
 	var rep protocol.GrantReply
-	err := l.change(l.life, protocol.TypeGrant, tnv.Root, &rep, &protocol.Grant{Count: n}, s)
+	err := l.change(l.life, protocol.TypeGrant, tnv.Root, &protocol.Grant{Count: n}, s, nil, &rep)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.err = err

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/clock"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -31,6 +32,7 @@ func (c *Client) keepAlive() {
 
 func (c *Client) beat(a *attachment) {
 	req := protocol.KeepAlive{Vol: a.sess.info.Vol, Session: a.sess.info.Session, MapVersion: c.cmap.version()}
+	sent := clock.Boot()
 	f, err := c.link.attempt(c.life, a, protocol.TypeKeepAlive, &req)
 	var rep protocol.KeepAliveReply
 	if err == nil {
@@ -43,6 +45,7 @@ func (c *Client) beat(a *attachment) {
 		}
 		return
 	}
+	c.renewLeases(a.conn, &rep, sent)
 	c.cmap.offer(rep.Map)
 	c.releases.add(rep.Unlinked...)
 }
@@ -60,7 +63,8 @@ type releases struct {
 	mu       sync.Mutex
 	due      []dueRelease
 	held     map[tnv.Ino]bool // open here: due when closed
-	sending  map[tnv.Ino]bool // no handle may be opened any more
+	named    map[tnv.Ino]bool // in due
+	sending  map[tnv.Ino]bool // the owner is being told: no handle may be opened any more
 	gen      uint64
 	creating map[uint64]int // creations under way, by the generation they began in
 }
@@ -74,7 +78,7 @@ type dueRelease struct {
 const releaseDelay = 300 * time.Millisecond
 
 func newReleases(c *Client) *releases {
-	return &releases{c: c, kick: make(chan struct{}, 1), held: map[tnv.Ino]bool{}, sending: map[tnv.Ino]bool{}, creating: map[uint64]int{}}
+	return &releases{c: c, kick: make(chan struct{}, 1), held: map[tnv.Ino]bool{}, named: map[tnv.Ino]bool{}, sending: map[tnv.Ino]bool{}, creating: map[uint64]int{}}
 }
 
 // add names inodes that have lost their last name.
@@ -84,8 +88,8 @@ func (r *releases) add(inos ...tnv.Ino) {
 	}
 	r.mu.Lock()
 	for _, ino := range inos {
-		if ino != 0 && !r.sending[ino] && !r.held[ino] {
-			r.sending[ino] = true
+		if ino != 0 && !r.named[ino] && !r.sending[ino] && !r.held[ino] {
+			r.named[ino] = true
 			r.due = append(r.due, dueRelease{ino, r.gen})
 		}
 	}
@@ -101,7 +105,8 @@ func (r *releases) wake() {
 	}
 }
 
-// mayOpen registers nothing; it tells whether an inode may still be opened.
+// mayOpen registers nothing; it tells whether an inode may still be opened, by
+// who has registered a handle.
 func (r *releases) mayOpen(ino tnv.Ino) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -138,7 +143,7 @@ func (r *releases) closed(ino tnv.Ino) {
 func (r *releases) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.due, r.held, r.sending = nil, map[tnv.Ino]bool{}, map[tnv.Ino]bool{}
+	r.due, r.held, r.named, r.sending = nil, map[tnv.Ino]bool{}, map[tnv.Ino]bool{}, map[tnv.Ino]bool{}
 }
 
 // ready takes the inodes that can be told of now; those open here are put aside.
@@ -156,8 +161,10 @@ func (r *releases) ready() (inos []tnv.Ino, more bool) {
 			rest = append(rest, d)
 		case r.c.inodes.open(d.ino):
 			r.held[d.ino] = true
-			delete(r.sending, d.ino)
+			delete(r.named, d.ino)
 		default:
+			delete(r.named, d.ino)
+			r.sending[d.ino] = true
 			inos = append(inos, d.ino)
 		}
 	}
@@ -190,7 +197,12 @@ func (r *releases) run() {
 }
 
 func (r *releases) send(inos []tnv.Ino) {
-	err := r.c.read(r.c.life, tnv.Root, protocol.TypeReleased, nil, &protocol.Released{Inos: inos})
+	keys := make([]protocol.LeaseKey, len(inos))
+	for i, ino := range inos {
+		keys[i] = attrKey(ino)
+	}
+	r.c.leases.recall(keys) // they are gone as soon as the owner has heard
+	_, err := r.c.read(r.c.life, tnv.Root, protocol.TypeReleased, &nothing{}, &protocol.Released{Inos: inos})
 	if err != nil && r.c.life.Err() == nil {
 		// The owner names them again with the next keep-alive.
 		r.c.cfg.Log.WithError(err).Debug("released inodes not told")

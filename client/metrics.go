@@ -11,7 +11,7 @@ type metrics struct {
 	sessionsLost, retries, budgetWaits                   prometheus.Counter
 	puts, putBytes, putRetries, commits                  prometheus.Counter
 	gets, getBytes, hedges, badBlocks, cacheHits, misses prometheus.Counter
-	localReads, diskHits                                 prometheus.Counter
+	localReads, diskHits, recalls, leaseHits             prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, g *budget) (*metrics, error) {
@@ -36,6 +36,8 @@ func newMetrics(r prometheus.Registerer, g *budget) (*metrics, error) {
 	counter(&m.misses, "cache_misses_total", "Pieces not found in memory.")
 	counter(&m.localReads, "local_reads_total", "Pieces read directly from a segment on this host.")
 	counter(&m.diskHits, "disk_cache_hits_total", "Pieces found in the disk cache.")
+	counter(&m.recalls, "lease_recalls_total", "Recalls of leases that the owner sent.")
+	counter(&m.leaseHits, "lease_hits_total", "Questions about names and attributes that were answered without asking the owner.")
 	gauge := func(name, help string, f func() float64) {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tnv_client_" + name, Help: help}, f))
 	}

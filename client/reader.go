@@ -103,6 +103,9 @@ func (in *inode) readClean(caller context.Context, h *Handle, p []byte, off int6
 	defer cancel()
 	first, count := chunksOf(off, len(p))
 	l, known := in.latest(first, count)
+	if known && fresh && in.leased(&l) {
+		fresh = false
+	}
 	var last error
 	for try := 0; ; try++ {
 		attr, err := in.readOnce(ctx, h, p, off, first, count, &l, known, fresh || try > 0)

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/clock"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -67,7 +69,14 @@ type link struct {
 	// without locks, on the dialling goroutine, and do no I/O.
 	lost  func(old *sess)
 	moved func()
-	m     *metrics
+	// dropped is called before a session is gone on with on a new connection: it
+	// returns when nothing is believed that was leased before. began is called with
+	// the connection, the session and the time at which it was asked for; pushed
+	// for each frame that the owner sends unasked, on the reading goroutine.
+	dropped func()
+	began   func(conn *protocol.Client, info *protocol.SessionInfo, sent time.Duration)
+	pushed  func(conn *protocol.Client, f *protocol.Frame)
+	m       *metrics
 
 	mu      sync.Mutex
 	cur     *attachment
@@ -186,24 +195,41 @@ func definite(err error) bool {
 func (l *link) try(addr string, s *sess) (*attachment, error) {
 	ctx, cancel := context.WithTimeout(l.life, dialTimeout)
 	defer cancel()
-	conn, err := protocol.DialClient(ctx, l.ep, addr, nil)
+	conn, err := l.connect(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
 	req := protocol.OpenSession{Volume: l.cfg.Volume, Identity: l.cfg.Identity, Client: l.cfg.Name, ReadOnly: l.cfg.ReadOnly}
 	if s != nil {
-		req.Resume = s.info.Session
+		req.Resume, req.Dropped = s.info.Session, true
 	}
+	l.dropped()
+	sent := clock.Boot()
 	info, err := l.open(conn, &req)
 	if tnv.KindOf(err) == tnv.KindSessionEnded && req.Resume != 0 {
 		req.Resume = 0
+		sent = clock.Boot()
 		info, err = l.open(conn, &req)
 	}
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &attachment{conn: conn, sess: l.adopt(s, info), addr: addr}, nil
+	a := &attachment{conn: conn, sess: l.adopt(s, info), addr: addr}
+	l.began(conn, &info, sent)
+	return a, nil
+}
+
+// connect connects to a tracker, and has what it pushes handed on.
+func (l *link) connect(ctx context.Context, addr string) (*protocol.Client, error) {
+	var self atomic.Pointer[protocol.Client]
+	conn, err := protocol.DialClient(ctx, l.ep, addr, func(f *protocol.Frame) {
+		if c := self.Load(); c != nil { // nothing is pushed before a session is open
+			l.pushed(c, f)
+		}
+	})
+	self.Store(conn)
+	return conn, err
 }
 
 func (l *link) open(conn *protocol.Client, req *protocol.OpenSession) (protocol.SessionInfo, error) {

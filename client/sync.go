@@ -154,7 +154,7 @@ func (c *Client) dropUnnamed(ctx context.Context, todo map[tnv.BlockKey]unsynced
 // namedIn asks the owner which blocks a chunk names; none if the inode is gone.
 func (c *Client) namedIn(ctx context.Context, home tnv.Home) (map[tnv.BlockID]bool, error) {
 	var rep protocol.ExtentsReply
-	err := c.read(ctx, tnv.Root, protocol.TypeExtents, &rep, &protocol.Extents{Ino: home.Ino, First: home.Chunk, Count: 1})
+	_, err := c.read(ctx, tnv.Root, protocol.TypeExtents, &rep, &protocol.Extents{Ino: home.Ino, First: home.Chunk, Count: 1})
 	if k := tnv.KindOf(err); err != nil && (k == tnv.KindStale || k == tnv.KindNotExist) {
 		return nil, nil
 	}
@@ -302,8 +302,7 @@ func (in *inode) syncRest(mode flushMode) error {
 
 // syncMeta makes every change of the inode that was acknowledged durable.
 func (in *inode) syncMeta(ctx context.Context) error {
-	var rep protocol.AttrReply
-	err := in.c.link.change(ctx, protocol.TypeCommit, tnv.Root, &rep, &protocol.Commit{Ino: in.ino, Sync: true}, nil)
+	rep, err := in.tellCommit(ctx, &protocol.Commit{Ino: in.ino, Sync: true}, nil)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if err != nil {
@@ -367,7 +366,7 @@ func (c *Client) syncAll(ctx context.Context, l []*inode) error {
 	}
 	_, err := c.makeDurable(ctx, todo, nil)
 	if err == nil {
-		err = c.mutate(ctx, tnv.Root, protocol.TypeSyncFS, nil, &protocol.SyncFS{})
+		_, err = c.mutate(ctx, tnv.Root, protocol.TypeSyncFS, nil, &protocol.SyncFS{}, nil)
 	}
 	for _, in := range l {
 		in.mu.Lock()

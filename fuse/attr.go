@@ -50,25 +50,28 @@ func (f *FS) fillAttr(out *raw.Attr, a *tnv.Attr) {
 	out.Blksize = blockSize
 }
 
-// entry answers a request through which the kernel learns an inode.
+// entry answers a request through which the kernel may learn an inode.
 func (f *FS) entry(out *raw.EntryOut, a *tnv.Attr) raw.Status {
+	f.known.entered(a.Ino)
 	if f.pages.entered(a) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
 	out.NodeId = f.node(a.Ino)
 	out.SetEntryTimeout(entryTimeout)
-	out.SetAttrTimeout(attrTimeout)
 	f.fillAttr(&out.Attr, a)
 	return raw.OK
 }
 
 // attrs answers a request for attributes; adopted says that the kernel takes
-// them without looking whether the content changed, as it does from SETATTR.
+// them without looking whether the content changed, or they have changed since,
+// as it does from SETATTR.
 func (f *FS) attrs(out *raw.AttrOut, a *tnv.Attr, adopted bool) raw.Status {
 	if f.pages.told(a, adopted) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
-	out.SetTimeout(attrTimeout)
+	if !adopted {
+		out.SetTimeout(f.attrTime(a, true))
+	}
 	f.fillAttr(&out.Attr, a)
 	return raw.OK
 }
@@ -86,7 +89,10 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *raw.GetAttrIn, out *raw.AttrOut
 	if in.Flags()&raw.FUSE_GETATTR_FH != 0 {
 		if h := f.handle(in.Fh()); h != nil {
 			h.validated.Store(asked)
-			out.Mtimensec = f.pages.mtimeForRead(a.Ino, out.Mtimensec)
+			if nsec := f.pages.mtimeForRead(a.Ino, out.Mtimensec); nsec != out.Mtimensec {
+				out.Mtimensec = nsec
+				out.SetTimeout(0) // it is not to be shown to anybody
+			}
 		}
 	}
 	return st
@@ -103,7 +109,7 @@ func (f *FS) Statx(cancel <-chan struct{}, in *raw.StatxIn, out *raw.StatxOut) r
 	if f.pages.told(&a, false) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
-	out.SetTimeout(attrTimeout)
+	out.SetTimeout(f.attrTime(&a, true))
 	x := &out.Statx
 	x.Mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 	x.Blksize, x.Nlink, x.Uid, x.Gid = blockSize, a.Nlink, a.UID, a.GID

@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"context"
+	"time"
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/client"
@@ -31,6 +32,9 @@ type Backend interface {
 	RemoveXattr(ctx context.Context, cred tnv.Cred, req protocol.RemoveXattr) error
 	StatFS(ctx context.Context) (tnv.StatFS, error)
 	SyncFS(ctx context.Context) error
+	// AttrLease is how long attributes of an Attr.Version, as returned by a method
+	// here, need not be asked for again.
+	AttrLease(ino tnv.Ino, version uint64) time.Duration
 	// OpenFile opens a regular file: flags are os.O_RDONLY, O_WRONLY or O_RDWR, and O_APPEND.
 	OpenFile(ctx context.Context, ino tnv.Ino, flags int) (File, tnv.Attr, error)
 	// CreateFile is Create and OpenFile in one.

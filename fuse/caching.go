@@ -8,10 +8,9 @@ import (
 )
 
 // What the kernel may keep, and how it is made to drop it, is decided in this
-// file alone. There are no leases: names and attributes are kept for no time.
+// file and in known.go. Names are kept for no time.
 const (
 	entryTimeout = time.Duration(0)
-	attrTimeout  = time.Duration(0)
 	// trustFor is how long behind a GETATTR by a handle its READs are taken to
 	// belong to the same read(2). A read that takes longer asks the owner once more.
 	trustFor = 20 * time.Millisecond
@@ -121,6 +120,15 @@ func (p *pages) dropped(ino tnv.Ino, data uint64) {
 			in.kept = data
 		}
 	}
+}
+
+// unsettled tells whether pages may be older than attributes that are told: then
+// the kernel must ask before each read.
+func (p *pages) unsettled(ino tnv.Ino) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	in := p.inodes[ino]
+	return in != nil && in.stale
 }
 
 // seen is the newest Attr.Data seen.

@@ -27,17 +27,19 @@ type Options struct {
 
 // FS is a volume as go-fuse serves it. Make one with New.
 //
-// Lock order: dirStream.mu, then one of FS.mu, pages.mu, notifier.mu; none of
-// these three is held over a call of another.
+// Lock order: dirStream.mu, then one of FS.mu, pages.mu, known.mu, notifier.mu; none
+// of these four is held over a call of another.
 type FS struct {
 	raw.RawFileSystem // answers ENOSYS to what is not here
 	b                 Backend
 	root              tnv.Ino
 	log               *logrus.Entry
 	pages             pages
+	known             known
 	notify            notifier
 	watchers          sync.WaitGroup // goroutines of interrupt.go
 	start             time.Time      // zero of the times in handle.validated
+	over              chan struct{}  // closed when the kernel's side has ended
 
 	mu      sync.RWMutex
 	next    uint64
@@ -55,7 +57,11 @@ type handle struct {
 }
 
 // New shows the volume that c has open.
-func New(c *client.Client, opt Options) *FS { return NewBackend(volume{c}, opt) }
+func New(c *client.Client, opt Options) *FS {
+	f := NewBackend(volume{c}, opt)
+	c.Watch(f)
+	return f
+}
 
 // NewBackend shows any Backend.
 func NewBackend(b Backend, opt Options) *FS {
@@ -65,6 +71,7 @@ func NewBackend(b Backend, opt Options) *FS {
 		root:          opt.Root,
 		log:           opt.Log,
 		start:         time.Now(),
+		over:          make(chan struct{}),
 		next:          1,
 		handles:       map[uint64]*handle{},
 		dirs:          map[uint64]*dirStream{},
@@ -78,6 +85,7 @@ func NewBackend(b Backend, opt Options) *FS {
 		f.log = logrus.NewEntry(l)
 	}
 	f.pages.inodes = map[tnv.Ino]*inode{}
+	f.known.inodes = map[tnv.Ino]*knownInode{}
 	f.notify.done, f.notify.seen = f.pages.dropped, f.pages.seen
 	if opt.Registry != nil {
 		f.register(opt.Registry)
@@ -95,7 +103,7 @@ func (f *FS) register(r prometheus.Registerer) {
 		defer f.mu.RUnlock()
 		return len(f.handles) + len(f.dirs)
 	})
-	gauge("tnv_fuse_known_inodes", "Regular files that the kernel holds in its caches.", f.pages.len)
+	gauge("tnv_fuse_known_inodes", "Inodes that the kernel holds in its caches.", f.known.len)
 	gauge("tnv_fuse_notifications_waiting", "Invalidations that the kernel has not answered yet.", f.notify.len)
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "tnv_fuse_notifications_total",
 		Help: "Invalidations of a file's pages sent to the kernel."}, func() float64 { return float64(f.notify.sent.Load()) }))
@@ -144,11 +152,16 @@ func (w logWriter) Write(p []byte) (int, error) {
 func (f *FS) String() string { return "tnv" }
 
 // Init is called by go-fuse before the first request.
-func (f *FS) Init(s *raw.Server) { f.notify.to(s.InodeNotify) }
+func (f *FS) Init(s *raw.Server) {
+	f.notify.to(s.InodeNotify)
+	f.watchers.Add(1)
+	go f.refresher()
+}
 
 // OnUnmount is called by go-fuse behind the last request: the kernel is gone.
 // What it left open is closed by Drain.
 func (f *FS) OnUnmount() {
+	close(f.over)
 	f.notify.stop()
 	f.watchers.Wait()
 }

@@ -24,11 +24,17 @@ func (f *FS) Lookup(cancel <-chan struct{}, in *raw.InHeader, name string, out *
 	if err != nil {
 		return status(err)
 	}
-	return f.entry(out, &a)
+	st := f.entry(out, &a)
+	out.SetAttrTimeout(f.attrTime(&a, false))
+	return st
 }
 
 // Forget takes back what Lookup and its like gave out.
-func (f *FS) Forget(node, n uint64) { f.pages.forget(f.ino(node), n) }
+func (f *FS) Forget(node, n uint64) {
+	ino := f.ino(node)
+	f.known.forgot(ino, n)
+	f.pages.forget(ino, n)
+}
 
 // Mknod makes a file of any type but directory and link.
 func (f *FS) Mknod(cancel <-chan struct{}, in *raw.MknodIn, name string, out *raw.EntryOut) raw.Status {

@@ -49,6 +49,9 @@ type harness struct {
 func start(t testing.TB, engine kv.Engine, cfg Config) *harness {
 	h := &harness{t: t, engine: engine, cluster: twoMembers(), cfg: cfg}
 	h.cfg.Cluster, h.cfg.Log = h.cluster, quiet()
+	if h.cfg.LeaseTTL == 0 {
+		h.cfg.LeaseTTL = 15 * time.Millisecond // restarts wait so long for sessions that do not come back
+	}
 	h.reopen()
 	t.Cleanup(func() { h.v.Close() })
 	h.newSession()
@@ -70,7 +73,7 @@ func (h *harness) reopen() {
 }
 
 func (h *harness) newSession() {
-	info, err := h.v.OpenSession(context.Background(), &protocol.OpenSession{Volume: "media"})
+	info, err := h.v.OpenSession(context.Background(), &protocol.OpenSession{Volume: "media"}, nil)
 	h.must(err)
 	h.session, h.seq, h.blocks = info.Session, 0, nil
 }
@@ -123,6 +126,9 @@ func (h *harness) mkdir(parent tnv.Ino, name string) tnv.Ino {
 
 func (h *harness) lookup(parent tnv.Ino, name string) (tnv.Attr, error) {
 	rep, err := do[protocol.AttrReply](h, protocol.TypeLookup, &protocol.Lookup{Parent: parent, Name: name})
+	if err == nil && rep.Attr.Ino == 0 {
+		err = tnv.KindNotExist
+	}
 	return rep.Attr, err
 }
 
@@ -296,7 +302,7 @@ func TestUnlinkedIsReclaimed(t *testing.T) {
 	f := h.create(tnv.RootIno, "f")
 	b, err := h.write(f, 0, 1<<20)
 	h.must(err)
-	other, err := h.v.OpenSession(context.Background(), &protocol.OpenSession{Volume: "media"})
+	other, err := h.v.OpenSession(context.Background(), &protocol.OpenSession{Volume: "media"}, nil)
 	h.must(err)
 	rep, err := do[protocol.UnlinkReply](h, protocol.TypeUnlink, &protocol.Unlink{Parent: tnv.RootIno, Name: "f"})
 	h.must(err)

@@ -61,10 +61,12 @@ func checkName(name string) error {
 	return nil
 }
 
-// update writes a changed copy of n, with a new version.
+// update writes a changed copy of n, with a new version. The session for which
+// that is done is told, and leased, the attributes.
 func (tx *Tx) update(n inode) *inode {
 	n.Version = uint64(tx.seq)
 	tx.set(inodeKey(n.Ino), &n)
+	tx.tell(n.Attr)
 	return &n
 }
 

@@ -51,6 +51,7 @@ func mkdir(tx *Tx, c *call, rq *protocol.Mkdir) (*protocol.AttrReply, error) {
 	if err != nil {
 		return nil, err
 	}
+	tx.lease(made.Ino, protocol.LeaseNames)
 	return attrReply(made), nil
 }
 

@@ -5,6 +5,22 @@ import (
 	"github.com/tnvfs/tnv/protocol"
 )
 
+// lookupName answers Lookup: that there is no such name is an answer, too, and
+// can be leased.
+func lookupName(tx *Tx, c *call, rq *protocol.Lookup) (*protocol.AttrReply, error) {
+	rep, err := lookup(tx, c, rq)
+	if err == errMiss {
+		return nil, err
+	}
+	if err == nil || tnv.KindOf(err) == tnv.KindNotExist {
+		tx.lease(rq.Parent, protocol.LeaseNames)
+	}
+	if err != nil && tnv.KindOf(err) == tnv.KindNotExist {
+		return &protocol.AttrReply{}, nil
+	}
+	return rep, err
+}
+
 // lookup finds a name in a directory.
 func lookup(tx *Tx, _ *call, rq *protocol.Lookup) (*protocol.AttrReply, error) {
 	if len(rq.Name) > tnv.MaxNameLen {
@@ -37,6 +53,7 @@ func lookup(tx *Tx, _ *call, rq *protocol.Lookup) (*protocol.AttrReply, error) {
 	if err != nil {
 		return nil, err
 	}
+	tx.lease(n.Ino, protocol.LeaseAttr)
 	return attrReply(n), nil
 }
 
@@ -46,6 +63,7 @@ func getAttr(tx *Tx, _ *call, rq *protocol.GetAttr) (*protocol.AttrReply, error)
 	if err != nil {
 		return nil, err
 	}
+	tx.lease(rq.Ino, protocol.LeaseAttr)
 	return attrReply(n), nil
 }
 
@@ -74,6 +92,7 @@ func extents(tx *Tx, _ *call, rq *protocol.Extents) (*protocol.ExtentsReply, err
 	if err != nil {
 		return nil, err
 	}
+	tx.lease(rq.Ino, protocol.LeaseAttr)
 	rep := &protocol.ExtentsReply{Attr: n.Attr}
 	if n.IsDir() {
 		return nil, tnv.E("extents", tnv.KindIsDir, "inode %d", rq.Ino)

@@ -64,34 +64,45 @@ func readDir(ctx context.Context, c *call, rq *protocol.ReadDir) (*protocol.Read
 		d := e.(*dentry)
 		rep.Entries = append(rep.Entries, tnv.Dirent{Name: name, Ino: d.Ino, Type: d.Type, Cookie: cookie})
 	}
-	if rq.Attrs {
-		return rep, v.entryAttrs(ctx, rep)
-	}
-	return rep, nil
+	c.leased, err = v.readFor(ctx, c.head.Session, func(tx *Tx) error { return listed(tx, rq, rep) })
+	return rep, err
 }
 
-// entryAttrs reads the attributes of listed entries. Those that are gone
-// meanwhile leave the listing.
-func (v *Volume) entryAttrs(ctx context.Context, rep *protocol.ReadDirReply) error {
-	listed := rep.Entries
-	return v.read(ctx, func(tx *Tx) error {
-		keys := make([]string, len(listed))
-		for i, e := range listed {
-			keys[i] = inodeKey(e.Ino)
-		}
-		if err := tx.want(keys...); err != nil {
+// listed reads the attributes of listed entries, if they are asked for; those
+// that are gone meanwhile leave the listing. If the directory is still as it was
+// listed, its names are leased.
+func listed(tx *Tx, rq *protocol.ReadDir, rep *protocol.ReadDirReply) error {
+	dir, err := getAs[inode](tx, inodeKey(rq.Ino))
+	if err != nil {
+		return err
+	}
+	if dir != nil && dir.Data == rep.Dir.Data {
+		tx.lease(rq.Ino, protocol.LeaseNames)
+	}
+	if dir != nil && dir.Version == rep.Dir.Version {
+		tx.lease(rq.Ino, protocol.LeaseAttr)
+	}
+	if !rq.Attrs {
+		return nil
+	}
+	keys := make([]string, len(rep.Entries))
+	for i, e := range rep.Entries {
+		keys[i] = inodeKey(e.Ino)
+	}
+	if err := tx.want(keys...); err != nil {
+		return err
+	}
+	entries := rep.Entries
+	rep.Entries, rep.Attrs = nil, nil
+	for i, e := range entries {
+		n, err := getAs[inode](tx, keys[i])
+		if err != nil {
 			return err
 		}
-		rep.Entries, rep.Attrs = nil, nil
-		for i, e := range listed {
-			n, err := getAs[inode](tx, keys[i])
-			if err != nil {
-				return err
-			}
-			if n != nil {
-				rep.Entries, rep.Attrs = append(rep.Entries, e), append(rep.Attrs, n.Attr)
-			}
+		if n != nil {
+			rep.Entries, rep.Attrs = append(rep.Entries, e), append(rep.Attrs, n.Attr)
+			tx.lease(e.Ino, protocol.LeaseAttr)
 		}
-		return nil
-	})
+	}
+	return nil
 }

@@ -67,6 +67,7 @@ func resolve(tx *Tx, c *call, rq *protocol.Resolve) (*protocol.ResolveReply, err
 			parent = at.Parent // not where it was found, after ".."
 		}
 	}
+	tx.lease(at.Ino, protocol.LeaseAttr)
 	return &protocol.ResolveReply{Attr: at.Attr, Parent: parent}, nil
 }
 

@@ -12,7 +12,7 @@ type operation func(ctx context.Context, v *Volume, f *protocol.Frame) ([]any, e
 
 // operations is every operation on a volume that a session may ask for.
 var operations = map[protocol.Type]operation{
-	protocol.TypeLookup:      query(lookup),
+	protocol.TypeLookup:      query(lookupName),
 	protocol.TypeGetAttr:     query(getAttr),
 	protocol.TypeReadLink:    query(readLink),
 	protocol.TypeGetXattr:    query(getXattr),
@@ -56,10 +56,12 @@ func (v *Volume) Do(ctx context.Context, f *protocol.Frame) ([]any, error) {
 	return op(ctx, v, f)
 }
 
-// call is what an operation is told besides its request.
+// call is what an operation is told besides its request, and what it tells
+// besides its answer.
 type call struct {
-	v    *Volume
-	head protocol.Head
+	v      *Volume
+	head   protocol.Head
+	leased protocol.Leased
 }
 
 // query makes an operation of a function that only reads records.
@@ -74,14 +76,14 @@ func query[Rq, Rep any](fn func(tx *Tx, c *call, rq *Rq) (*Rep, error)) operatio
 			return nil, err
 		}
 		var rep *Rep
-		err := v.read(ctx, func(tx *Tx) (err error) {
+		leased, err := v.readFor(ctx, c.head.Session, func(tx *Tx) (err error) {
 			rep, err = fn(tx, &c, &rq)
 			return err
 		})
 		if err != nil {
 			return nil, err
 		}
-		return []any{rep}, nil
+		return []any{rep, &leased}, nil
 	}
 }
 
@@ -100,7 +102,7 @@ func direct[Rq, Rep any](fn func(ctx context.Context, c *call, rq *Rq) (*Rep, er
 		if err != nil {
 			return nil, err
 		}
-		return []any{rep}, nil
+		return []any{rep, &c.leased}, nil
 	}
 }
 
@@ -122,7 +124,7 @@ func mutation[Rq, Rep any](fn func(tx *Tx, c *call, rq *Rq) (*Rep, error)) opera
 		}
 		var reply []byte
 		for {
-			err = v.mutate(ctx, func(tx *Tx) (err error) {
+			c.leased, err = v.mutateFor(ctx, c.head.Session, func(tx *Tx) (err error) {
 				reply, err = once(tx, &c, live, func() (any, error) { return fn(tx, &c, &rq) })
 				return err
 			})
@@ -137,7 +139,7 @@ func mutation[Rq, Rep any](fn func(tx *Tx, c *call, rq *Rq) (*Rep, error)) opera
 		if err != nil {
 			return nil, err
 		}
-		return []any{protocol.Raw(reply)}, nil
+		return []any{protocol.Raw(reply), &c.leased}, nil
 	}
 }
 

@@ -298,6 +298,6 @@ func TestExpiry(t *testing.T) {
 	}
 	_, err := h.lookup(tnv.RootIno, "still there")
 	kindIs(t, err, tnv.KindSessionEnded)
-	_, err = h.v.OpenSession(ctx, &protocol.OpenSession{Identity: strings.Repeat("i", 5000)})
+	_, err = h.v.OpenSession(ctx, &protocol.OpenSession{Identity: strings.Repeat("i", 5000)}, nil)
 	kindIs(t, err, tnv.KindInvalid)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/clock"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -16,6 +17,7 @@ const slotCount = 128
 // liveSession is what the owner knows of a session beyond its record.
 type liveSession struct {
 	rec      *session
+	to       Pusher    // its connection; nil: none yet
 	seen     time.Time // last contact
 	unlinked map[tnv.Ino]bool
 	// The newest sequence number that each slot has executed, and its answer if
@@ -33,6 +35,7 @@ func (v *Volume) loadSessions(ctx context.Context) error {
 	return v.each(ctx, keySession, func(_ string, val any) error {
 		s := val.(*session)
 		v.sessions[s.ID] = &liveSession{rec: s, seen: now, unlinked: map[tnv.Ino]bool{}}
+		v.leases.inherit(s.ID, clock.Boot())
 		return nil
 	})
 }
@@ -63,16 +66,17 @@ func (v *Volume) noteGrant(s tnv.SessionID, first tnv.BlockID, there bool) {
 const maxIdentity = 4096
 
 // OpenSession begins a session, or finds the one to resume. A session of the
-// same identity is ended first.
-func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession) (protocol.SessionInfo, error) {
+// same identity is ended first. to is the connection on which it is asked for.
+func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession, to Pusher) (protocol.SessionInfo, error) {
 	info := protocol.SessionInfo{Vol: v.vol, Epoch: v.lease.Epoch, Slots: slotCount,
 		KeepAliveMs: uint32(v.cfg.KeepAlive.Milliseconds()), ExpiryMs: uint32(v.cfg.SessionExpiry.Milliseconds()),
-		MinReplicas: v.cfg.MinReplicas}
+		MinReplicas: v.cfg.MinReplicas, LeaseMs: uint32(v.leases.ttl.Milliseconds())}
 	if len(rq.Identity) > maxIdentity || len(rq.Client) > maxIdentity {
 		return info, tnv.E("open session", tnv.KindInvalid, "identity or name of the client longer than %d bytes", maxIdentity)
 	}
-	if rq.Resume != 0 && v.touch(rq.Resume) {
+	if rq.Resume != 0 && v.resume(rq.Resume, to) {
 		info.Session, info.Resumed = rq.Resume, true
+		info.LeaseGen = v.leases.attach(rq.Resume, rq.Dropped, clock.Boot())
 		info.Seq = v.newest()
 		return info, nil
 	}
@@ -92,7 +96,7 @@ func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession) (pro
 		tx.then(func() {
 			v.smu.Lock()
 			defer v.smu.Unlock()
-			v.sessions[rec.ID] = &liveSession{rec: rec, seen: time.Now(), unlinked: map[tnv.Ino]bool{}}
+			v.sessions[rec.ID] = &liveSession{rec: rec, to: to, seen: time.Now(), unlinked: map[tnv.Ino]bool{}}
 		})
 		return nil
 	})
@@ -100,6 +104,7 @@ func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession) (pro
 		return info, err
 	}
 	info.Session, info.Seq = rec.ID, v.newest()
+	info.LeaseGen = v.leases.attach(rec.ID, true, clock.Boot())
 	return info, nil
 }
 
@@ -123,15 +128,15 @@ func (v *Volume) predecessors(identity string) (ids []tnv.SessionID) {
 	return ids
 }
 
-// touch notes a session's contact; false if there is no such session.
-func (v *Volume) touch(id tnv.SessionID) bool {
+// resume notes a session's new connection; false if there is no such session.
+func (v *Volume) resume(id tnv.SessionID, to Pusher) bool {
 	v.smu.Lock()
 	defer v.smu.Unlock()
 	s := v.sessions[id]
 	if s == nil || s.rec.Ended {
 		return false
 	}
-	s.seen = time.Now()
+	s.seen, s.to = time.Now(), to
 	return true
 }
 
@@ -149,12 +154,13 @@ func (v *Volume) live(id tnv.SessionID) (*liveSession, error) {
 // maxAsk is how many unlinked inodes one KeepAliveReply names.
 const maxAsk = 4096
 
-// KeepAlive notes the contact, and asks about inodes that lost their names.
+// KeepAlive notes the contact, renews the leases, and asks about inodes that lost their names.
 func (v *Volume) KeepAlive(rq *protocol.KeepAlive) (protocol.KeepAliveReply, error) {
 	rep := protocol.KeepAliveReply{Epoch: v.lease.Epoch}
 	if _, err := v.live(rq.Session); err != nil {
 		return rep, err
 	}
+	rep.LeaseGen, rep.Renewed = v.leases.renew(rq.Session, clock.Boot())
 	v.smu.Lock()
 	defer v.smu.Unlock()
 	if s := v.sessions[rq.Session]; s != nil {
@@ -165,6 +171,12 @@ func (v *Volume) KeepAlive(rq *protocol.KeepAlive) (protocol.KeepAliveReply, err
 		}
 	}
 	return rep, nil
+}
+
+// CloseSession is EndSession at the session's own wish: it believes in no lease any more.
+func (v *Volume) CloseSession(ctx context.Context, id tnv.SessionID) error {
+	v.leases.forget(id, true, clock.Boot())
+	return v.EndSession(ctx, id)
 }
 
 // EndSession ends a session: its slots and unused block ids go, and it is not
@@ -232,6 +244,7 @@ func (v *Volume) noteEnded(rec *session) {
 	if s := v.sessions[rec.ID]; s != nil {
 		s.rec = rec
 	}
+	v.leases.forget(rec.ID, false, clock.Boot())
 }
 
 // heldBy lists what a session holds.
@@ -271,10 +284,12 @@ func (v *Volume) endHalfEnded(ctx context.Context) error {
 // itself counting as silent.
 const maxPause = 10 * time.Second
 
-// Expire ends the sessions that were silent for too long. It is called every
+// Expire ends the sessions that were silent for too long, and takes leases back
+// from those that have too many. It is called every
 // second or so. Time in which it was not does not count: who was silent then is
 // this tracker, which was stopped or overloaded.
 func (v *Volume) Expire(ctx context.Context, now time.Time) error {
+	v.push(v.leases.trim(clock.Boot()))
 	v.smu.Lock()
 	if pause := now.Sub(v.expired); pause > maxPause {
 		for _, s := range v.sessions {

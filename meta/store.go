@@ -11,6 +11,7 @@ import (
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/kv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // store runs functions over the records of one volume: mutations one after
@@ -114,36 +115,47 @@ func (s *store) close() {
 // wrote as one batch and returns when that is applied. fn may run several times;
 // its only effects are on tx. An error of fn discards what it wrote.
 func (s *store) mutate(ctx context.Context, fn func(*Tx) error) error {
-	_, err := s.mutateSeq(ctx, fn)
+	_, err := s.mutateFor(ctx, 0, fn)
 	return err
 }
 
-// mutateSeq is mutate; it also returns the newest batch that fn has seen or made.
-func (s *store) mutateSeq(ctx context.Context, fn func(*Tx) error) (tnv.BatchSeq, error) {
-	tx := &Tx{s: s, writing: true}
+// mutateFor is mutate for a session: leases that others have on what fn writes
+// are recalled before it is published. It returns what was leased to the session.
+func (s *store) mutateFor(ctx context.Context, session tnv.SessionID, fn func(*Tx) error) (protocol.Leased, error) {
+	tx := &Tx{s: s, writing: true, session: session}
 	defer tx.unpin()
+	defer tx.dropRecalls()
 	for range maxReruns {
 		seq, fnErr, err := s.mutateOnce(tx, fn)
+		var held errLeased
 		switch {
 		case err == nil:
 			if tx.wrote() {
 				s.lead(seq)
 			}
 			if err := s.wait(ctx, seq); err != nil {
-				return seq, err
+				return protocol.Leased{}, err
 			}
-			return seq, fnErr
-		case err != errMiss:
-			return 0, err
+			return tx.leased, fnErr
+		case errors.As(err, &held):
+			err = s.owner.recall(ctx, tx, held.keys)
+		case err == errMiss:
+			err = s.supply(ctx, tx)
 		}
-		if err := s.supply(ctx, tx); err != nil {
-			return 0, err
+		if err != nil {
+			return protocol.Leased{}, err
 		}
 	}
-	return 0, tnv.E("mutation", tnv.KindBusy, "records move too fast")
+	return protocol.Leased{}, tnv.E("mutation", tnv.KindBusy, "records move too fast")
 }
 
-// mutateOnce runs fn once. err is errMiss, or why nothing can run; else fnErr is fn's own.
+// errLeased ends a function that writes what others have leases on.
+type errLeased struct{ keys []protocol.LeaseKey }
+
+func (errLeased) Error() string { return "leased to others" }
+
+// mutateOnce runs fn once. err is errMiss or errLeased, or why nothing can run;
+// else fnErr is fn's own.
 func (s *store) mutateOnce(tx *Tx, fn func(*Tx) error) (seq tnv.BatchSeq, fnErr, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,36 +167,48 @@ func (s *store) mutateOnce(tx *Tx, fn func(*Tx) error) (seq tnv.BatchSeq, fnErr,
 	if tx.missed() {
 		return 0, nil, errMiss
 	}
-	if fnErr == nil && !tx.wrote() {
-		tx.runAfter()
-	}
-	if fnErr != nil || !tx.wrote() {
+	if fnErr != nil {
 		return tx.seen, fnErr, nil
 	}
+	if !tx.wrote() {
+		tx.runAfter()
+		tx.settleLeases(s.seq)
+		return tx.seen, nil, nil
+	}
+	if held := tx.conflict(); len(held) > 0 {
+		return 0, nil, errLeased{held}
+	}
 	s.publishLocked(tx)
+	tx.settleLeases(tx.seq)
 	return tx.seq, nil, nil
 }
 
 // read runs fn beside other reads and returns when all that it saw is applied.
 func (s *store) read(ctx context.Context, fn func(*Tx) error) error {
-	tx := &Tx{s: s}
+	_, err := s.readFor(ctx, 0, fn)
+	return err
+}
+
+// readFor is read for a session. It returns what was leased to it.
+func (s *store) readFor(ctx context.Context, session tnv.SessionID, fn func(*Tx) error) (protocol.Leased, error) {
+	tx := &Tx{s: s, session: session}
 	defer tx.unpin()
 	for range maxReruns {
 		fnErr, err := s.readOnce(tx, fn)
 		switch {
 		case err == nil:
 			if err := s.wait(ctx, tx.seen); err != nil {
-				return err
+				return protocol.Leased{}, err
 			}
-			return fnErr
+			return tx.leased, fnErr
 		case err != errMiss:
-			return err
+			return protocol.Leased{}, err
 		}
 		if err := s.supply(ctx, tx); err != nil {
-			return err
+			return protocol.Leased{}, err
 		}
 	}
-	return tnv.E("read", tnv.KindBusy, "records move too fast")
+	return protocol.Leased{}, tnv.E("read", tnv.KindBusy, "records move too fast")
 }
 
 func (s *store) readOnce(tx *Tx, fn func(*Tx) error) (fnErr, err error) {
@@ -197,6 +221,9 @@ func (s *store) readOnce(tx *Tx, fn func(*Tx) error) (fnErr, err error) {
 	fnErr = fn(tx)
 	if tx.missed() {
 		return nil, errMiss
+	}
+	if fnErr == nil {
+		tx.settleLeases(s.seq)
 	}
 	return fnErr, nil
 }

@@ -3,6 +3,7 @@ package meta
 import (
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/kv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // Tx is what a function over the records sees: the newest published state, and
@@ -27,6 +28,11 @@ type Tx struct {
 	missing []string
 	lackIDs []string
 	pins    []*entry
+
+	session  tnv.SessionID       // for whom the function runs; 0: for the owner itself
+	wanted   []protocol.LeaseKey // leases that it asks for
+	recalled []protocol.LeaseKey // taken back for it, and not granted until it is done
+	leased   protocol.Leased     // what it got, once it has succeeded
 }
 
 func (tx *Tx) begin(seq tnv.BatchSeq, now int64) {
@@ -35,6 +41,7 @@ func (tx *Tx) begin(seq tnv.BatchSeq, now int64) {
 	clear(tx.ids)
 	tx.order, tx.raw, tx.after = tx.order[:0], tx.raw[:0], tx.after[:0]
 	tx.missing, tx.lackIDs = tx.missing[:0], tx.lackIDs[:0]
+	tx.wanted, tx.leased = tx.wanted[:0], protocol.Leased{}
 }
 
 func (tx *Tx) missed() bool { return len(tx.missing)+len(tx.lackIDs) > 0 }

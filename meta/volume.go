@@ -31,6 +31,7 @@ type Config struct {
 	CacheBytes    int64         // of records in memory. 0: 64 MiB
 	SessionExpiry time.Duration // without contact. 0: 2 minutes
 	KeepAlive     time.Duration // asked of clients. 0: 1 second
+	LeaseTTL      time.Duration // how long leases last without a renewal. 0: 3 seconds
 	MinReplicas   uint32        // live holders that a commit needs, capped by the group's live members. 0: 2
 	Log           *logrus.Entry
 }
@@ -49,6 +50,7 @@ type Volume struct {
 	name    string
 	cluster Cluster
 	cfg     Config
+	leases  *leases
 
 	smu      sync.Mutex // guards what follows; taken inside mu, never around it
 	sessions map[tnv.SessionID]*liveSession
@@ -82,6 +84,9 @@ func OpenVolume(ctx context.Context, engine kv.Engine, lease kv.Lease, name stri
 	if cfg.KeepAlive == 0 {
 		cfg.KeepAlive = time.Second
 	}
+	if cfg.LeaseTTL == 0 {
+		cfg.LeaseTTL = leaseTTL
+	}
 	if cfg.MinReplicas == 0 {
 		cfg.MinReplicas = 2
 	}
@@ -92,7 +97,7 @@ func OpenVolume(ctx context.Context, engine kv.Engine, lease kv.Lease, name stri
 	if err != nil {
 		return nil, err
 	}
-	v := &Volume{store: s, name: name, cluster: cfg.Cluster, cfg: cfg,
+	v := &Volume{store: s, name: name, cluster: cfg.Cluster, cfg: cfg, leases: newLeases(cfg.LeaseTTL, cfg.CacheBytes),
 		expired: time.Now(), sessions: map[tnv.SessionID]*liveSession{}, grants: map[tnv.SessionID]map[tnv.BlockID]bool{},
 		counts:  counts{map[tnv.NodeID]int64{}, map[tnv.NodeID]int64{}, map[tnv.NodeID]int64{}, 0},
 		reclaim: map[tnv.Ino]bool{}, reclaimer: make(chan struct{}, 1)}
@@ -219,6 +224,9 @@ func (v *Volume) Status(ctx context.Context) (protocol.VolumeStatus, error) {
 	st.Unlinked = uint64(v.counts.unlinked)
 	return st, err
 }
+
+// Leases is how many leases the sessions hold.
+func (v *Volume) Leases() int { return v.leases.held() }
 
 // Lacks is how many blocks and bytes the metadata knows a store to lack.
 func (v *Volume) Lacks(n tnv.NodeID) (blocks, bytes uint64) {

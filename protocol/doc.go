@@ -61,5 +61,6 @@
 // The body of a request on a volume is two values: a Head, which says on which
 // volume, in which session and for whom, then the request itself. A mutation
 // carries slot and sequence: the owner executes each (session, slot, seq) once
-// and answers a repetition with its first answer.
+// and answers a repetition with its first answer. The reply's body is two values
+// as well: the answer (an empty array where there is none), and what was Leased.
 package protocol

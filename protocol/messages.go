@@ -30,7 +30,7 @@ const (
 
 // Trackers: operations on a volume. Each body is a Head, then the request.
 const (
-	TypeLookup    Type = 0x40 + iota // Lookup, reply AttrReply
+	TypeLookup    Type = 0x40 + iota // Lookup, reply AttrReply; Attr.Ino 0: there is no such name
 	TypeGetAttr                      // GetAttr, reply AttrReply
 	TypeReadDir                      // ReadDir, reply ReadDirReply
 	TypeReadLink                     // ReadLink, reply ReadLinkReply
@@ -110,6 +110,7 @@ type OpenSession struct {
 	Identity string        // a session with the same identity ends; empty: none does
 	Client   string        // for people: "mount /mnt/media on host x"
 	ReadOnly bool
+	Dropped  bool // nothing that was leased before is believed any more
 }
 
 // SessionInfo is what a client must know of its session and volume.
@@ -123,6 +124,8 @@ type SessionInfo struct {
 	ExpiryMs    uint32 // a session without contact for so long may end
 	MinReplicas uint32 // holders that a commit needs, at most as many as the group has members alive
 	Resumed     bool
+	LeaseGen    uint32 // the generation that leases of this session have from now on
+	LeaseMs     uint32 // how long leases last behind the sending of a KeepAlive
 }
 
 // KeepAlive tells the owner that the session lives.
@@ -137,6 +140,10 @@ type KeepAliveReply struct {
 	Epoch    tnv.Epoch
 	Map      *tnv.Map  // nil if the client's is current
 	Unlinked []tnv.Ino // inodes without a name: Released is due for each, once no handle is open
+	// LeaseGen is the generation of leases that this renews. If it is a new one,
+	// those of earlier ones have lapsed: whatever they covered is to be forgotten.
+	LeaseGen uint32
+	Renewed  bool // false: the leases go on lapsing
 }
 
 // CloseSession ends a session at once: what it holds is freed.

@@ -25,7 +25,11 @@ func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Fram
 	}
 	switch f.Type {
 	case protocol.TypeOpenSession:
-		return reply(ctx, f, t.openSession)
+		return reply(ctx, f, func(ctx context.Context, rq *protocol.OpenSession) (*protocol.SessionInfo, error) {
+			return t.openSession(ctx, rq, p)
+		})
+	case protocol.TypeRecalled:
+		return reply(ctx, f, t.recalled)
 	case protocol.TypeKeepAlive:
 		return reply(ctx, f, t.keepAlive)
 	case protocol.TypeCloseSession:
@@ -84,12 +88,12 @@ func (t *tracker) volume(id tnv.VolumeID) (*meta.Volume, error) {
 	return v, nil
 }
 
-func (t *tracker) openSession(ctx context.Context, rq *protocol.OpenSession) (*protocol.SessionInfo, error) {
+func (t *tracker) openSession(ctx context.Context, rq *protocol.OpenSession, p *protocol.Peer) (*protocol.SessionInfo, error) {
 	v := t.names[rq.Volume]
 	if v == nil {
 		return nil, tnv.E("open session", tnv.KindNotExist, "there is no volume %q", rq.Volume)
 	}
-	info, err := v.OpenSession(ctx, rq)
+	info, err := v.OpenSession(ctx, rq, p)
 	return &info, err
 }
 
@@ -108,7 +112,15 @@ func (t *tracker) closeSession(ctx context.Context, rq *protocol.CloseSession) (
 	if err != nil {
 		return done{}, err
 	}
-	return done{}, v.EndSession(ctx, rq.Session)
+	return done{}, v.CloseSession(ctx, rq.Session)
+}
+
+func (t *tracker) recalled(_ context.Context, rq *protocol.Recalled) (done, error) {
+	v, err := t.volume(rq.Vol)
+	if err != nil {
+		return done{}, err
+	}
+	return done{}, v.Recalled(rq)
 }
 
 func (t *tracker) announce(ctx context.Context, rq *protocol.Announce, via *protocol.Peer) (*protocol.AnnounceReply, error) {

@@ -41,6 +41,12 @@ func newMetrics(t *tracker) *metrics {
 	gauge("tnv_tracker_bytes", "Bytes allocated to files.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.Bytes) }))
 	gauge("tnv_tracker_sessions", "Client sessions.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.Sessions) }))
 	gauge("tnv_tracker_pending_deletions", "Blocks to be deleted, counted per store.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.PendingDeletions) }))
+	gauge("tnv_tracker_leases", "Leases on names and attributes that sessions hold.", func() (n float64) {
+		for _, v := range t.volumes {
+			n += float64(v.Leases())
+		}
+		return n
+	})
 	gauge("tnv_tracker_groups_degraded", "Groups that are not whole.", func() (n float64) {
 		for _, g := range t.members.status(t.lacks) {
 			if g.State != "whole" {
@@ -54,7 +60,7 @@ func newMetrics(t *tracker) *metrics {
 
 func (m *metrics) observe(t protocol.Type, since time.Time) {
 	name := "unknown" // whatever a client sends: the labels must not grow with it
-	if meta.IsOperation(t) || t >= protocol.TypeOpenSession && t <= protocol.TypeLacking {
+	if meta.IsOperation(t) || t >= protocol.TypeOpenSession && t <= protocol.TypeLacking || t == protocol.TypeRecalled {
 		name = strconv.FormatUint(uint64(t), 16)
 	}
 	m.requests.WithLabelValues(name).Observe(time.Since(since).Seconds())

@@ -3,6 +3,7 @@ package fusetest
 import (
 	"context"
 	"sort"
+	"time"
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/protocol"
@@ -333,6 +334,9 @@ func (v *Volume) StatFS(ctx context.Context) (tnv.StatFS, error) {
 	defer v.mu.Unlock()
 	return tnv.StatFS{Capacity: 1 << 40, Free: 1 << 39, Files: uint64(len(v.inodes))}, nil
 }
+
+// AttrLease tells that nothing is leased.
+func (v *Volume) AttrLease(tnv.Ino, uint64) time.Duration { return 0 }
 
 // SyncFS does nothing.
 func (v *Volume) SyncFS(ctx context.Context) error {

@@ -1,0 +1,213 @@
+package fuse
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/clock"
+	"github.com/tnvfs/tnv/protocol"
+)
+
+// maxTimeout is the longest that the kernel is ever told to believe attributes.
+const maxTimeout = 3 * time.Second
+
+// known is what the kernel knows of inodes: whether it has them, and until when it
+// may believe attributes that it was told.
+//
+// Invariant: whenever a reply with a timeout may be on its way to the kernel, or
+// in force there, until is not over. So where it is over, there is nothing to
+// invalidate; and where it is not, a notification makes the kernel drop what it has,
+// and refuse what is on its way: it compares the version of its attributes with
+// that from before the request (attr_version in fs/fuse/inode.c). That it does for
+// LOOKUP and GETATTR of inodes that it has; so no other reply carries a timeout,
+// and LOOKUP's only where the kernel has proven, by naming the inode itself, that
+// it has it (K4).
+type known struct {
+	mu     sync.Mutex
+	inodes map[tnv.Ino]*knownInode
+}
+
+type knownInode struct {
+	lookups uint64 // as the kernel counts them; at 0 it has forgotten the inode
+	proven  bool   // the kernel has named it in a request since it was learnt
+	until   time.Duration
+}
+
+// entered notes one more reference to an inode that goes to the kernel.
+func (k *known) entered(ino tnv.Ino) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n := k.inodes[ino]
+	if n == nil {
+		n = &knownInode{}
+		k.inodes[ino] = n
+	}
+	n.lookups++
+}
+
+// forgot takes references back. An inode of which some are left may be in the
+// middle of being learnt anew.
+func (k *known) forgot(ino tnv.Ino, lookups uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n := k.inodes[ino]
+	if n == nil {
+		return
+	}
+	n.proven = false
+	if n.lookups -= min(lookups, n.lookups); n.lookups == 0 {
+		delete(k.inodes, ino)
+	}
+}
+
+// promise says that a reply with a timeout may follow; by its caller's request
+// the kernel names the inode itself, or else does not. The function returned is
+// called with the timeout that the reply gets. false: it must get none.
+func (k *known) promise(ino tnv.Ino, named bool) (settle func(time.Duration), ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n := k.inodes[ino]
+	if n == nil && named { // the root, of which the kernel has a reference from the start
+		n = &knownInode{lookups: 1}
+		k.inodes[ino] = n
+	}
+	if n == nil || !named && !n.proven {
+		return nil, false
+	}
+	n.proven = true
+	now := clock.Boot()
+	was, mine := n.until, max(n.until, now+maxTimeout)
+	n.until = mine
+	return func(d time.Duration) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if n.until == mine { // nobody else has promised, and nothing was invalidated
+			n.until = max(was, now+d)
+		}
+	}, true
+}
+
+// believed tells whether the kernel may believe attributes of an inode, and takes
+// it that it is told at once not to.
+func (k *known) believed(ino tnv.Ino) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n := k.inodes[ino]
+	if n == nil || n.until == 0 {
+		return false
+	}
+	live := clock.Boot() < n.until
+	n.until = 0
+	return live
+}
+
+// all are the inodes of which the kernel may believe attributes; it is to be
+// told of each.
+func (k *known) all() (inos []tnv.Ino) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := clock.Boot()
+	for ino, n := range k.inodes {
+		if now < n.until {
+			inos = append(inos, ino)
+		}
+		n.until = 0
+	}
+	return inos
+}
+
+func (k *known) len() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.inodes)
+}
+
+// attrTime is how long the kernel may believe attributes that go to it in reply
+// to a request that names the inode itself (GETATTR), or does not (LOOKUP): as
+// long as they are leased, and its pages are of the same version.
+func (f *FS) attrTime(a *tnv.Attr, named bool) time.Duration {
+	settle, ok := f.known.promise(a.Ino, named)
+	if !ok {
+		return 0
+	}
+	d := min(f.b.AttrLease(a.Ino, a.Version), maxTimeout)
+	if f.pages.unsettled(a.Ino) {
+		d = 0
+	}
+	settle(d)
+	return d
+}
+
+// Invalidate has the kernel drop what it believes of inodes (client.Watcher). The
+// notification takes no lock that a request could hold: see fuse_reverse_inval_inode.
+func (f *FS) Invalidate(keys []protocol.LeaseKey) {
+	for _, key := range keys {
+		if key.Class == protocol.LeaseAttr && f.known.believed(key.Ino) {
+			f.notify.attributes(f.node(key.Ino))
+		}
+	}
+}
+
+// InvalidateAll has the kernel drop all that it believes.
+func (f *FS) InvalidateAll() {
+	for _, ino := range f.known.all() {
+		f.notify.attributes(f.node(ino))
+	}
+}
+
+// attributes tells the kernel to ask for an inode's attributes again, and returns
+// when it has heard that.
+func (n *notifier) attributes(node uint64) {
+	n.mu.Lock()
+	tell := n.tell
+	n.mu.Unlock()
+	if tell != nil {
+		tell(node, -1, 0) // ENOENT: the kernel does not have it
+	}
+}
+
+// refreshEvery is how often open files are looked at, of which nothing is leased.
+const refreshEvery = time.Second
+
+// openFiles are the inodes that have a handle, with the newest version seen.
+func (f *FS) openFiles() map[tnv.Ino]uint64 {
+	open := map[tnv.Ino]uint64{}
+	f.mu.RLock()
+	for _, h := range f.handles {
+		open[h.ino] = 0
+	}
+	f.mu.RUnlock()
+	for ino := range open {
+		open[ino], _ = f.pages.capsVersion(ino)
+	}
+	return open
+}
+
+// refresher looks at open files that others may have changed: pages that are
+// mapped are read without a request, so nobody else would notice. It ends with
+// the kernel's side.
+func (f *FS) refresher() {
+	defer f.watchers.Done()
+	tick := time.NewTicker(refreshEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-f.over:
+			return
+		case <-tick.C:
+		}
+		for ino, version := range f.openFiles() {
+			if f.b.AttrLease(ino, version) > 0 {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), refreshEvery)
+			a, err := f.b.GetAttr(ctx, tnv.Root, ino)
+			cancel()
+			if err == nil && f.pages.told(&a, false) {
+				f.notify.send(f.node(ino), ino)
+			}
+		}
+	}
+}
