@@ -16,7 +16,9 @@ const slotCount = 128
 // liveSession is what the owner knows of a session beyond its record.
 type liveSession struct {
 	rec      *session
-	seen     time.Time // last contact
+	seen     time.Time     // last contact
+	conns    int           // connections that it was opened or resumed on, and that are not over
+	notice   chan struct{} // closed, and another put in its place, when a wait for a lock is due
 	unlinked map[tnv.Ino]bool
 	// The newest sequence number that each slot has executed, and its answer if
 	// that was an error: an error changes nothing, so nothing is stored for it,
@@ -32,9 +34,13 @@ func (v *Volume) loadSessions(ctx context.Context) error {
 	now := time.Now()
 	return v.each(ctx, keySession, func(_ string, val any) error {
 		s := val.(*session)
-		v.sessions[s.ID] = &liveSession{rec: s, seen: now, unlinked: map[tnv.Ino]bool{}}
+		v.sessions[s.ID] = newLiveSession(s, now)
 		return nil
 	})
+}
+
+func newLiveSession(rec *session, now time.Time) *liveSession {
+	return &liveSession{rec: rec, seen: now, notice: make(chan struct{}), unlinked: map[tnv.Ino]bool{}}
 }
 
 func (v *Volume) loadGrants(ctx context.Context) error {
@@ -63,7 +69,7 @@ func (v *Volume) noteGrant(s tnv.SessionID, first tnv.BlockID, there bool) {
 const maxIdentity = 4096
 
 // OpenSession begins a session, or finds the one to resume. A session of the
-// same identity is ended first.
+// same identity is ended first. ctx ends with the connection that asks.
 func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession) (protocol.SessionInfo, error) {
 	info := protocol.SessionInfo{Vol: v.vol, Epoch: v.lease.Epoch, Slots: slotCount,
 		KeepAliveMs: uint32(v.cfg.KeepAlive.Milliseconds()), ExpiryMs: uint32(v.cfg.SessionExpiry.Milliseconds()),
@@ -71,7 +77,7 @@ func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession) (pro
 	if len(rq.Identity) > maxIdentity || len(rq.Client) > maxIdentity {
 		return info, tnv.E("open session", tnv.KindInvalid, "identity or name of the client longer than %d bytes", maxIdentity)
 	}
-	if rq.Resume != 0 && v.touch(rq.Resume) {
+	if rq.Resume != 0 && v.attached(ctx, rq.Resume) {
 		info.Session, info.Resumed = rq.Resume, true
 		info.Seq = v.newest()
 		return info, nil
@@ -92,13 +98,14 @@ func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession) (pro
 		tx.then(func() {
 			v.smu.Lock()
 			defer v.smu.Unlock()
-			v.sessions[rec.ID] = &liveSession{rec: rec, seen: time.Now(), unlinked: map[tnv.Ino]bool{}}
+			v.sessions[rec.ID] = newLiveSession(rec, time.Now())
 		})
 		return nil
 	})
 	if err != nil {
 		return info, err
 	}
+	v.attached(ctx, rec.ID)
 	info.Session, info.Seq = rec.ID, v.newest()
 	return info, nil
 }
@@ -123,8 +130,9 @@ func (v *Volume) predecessors(identity string) (ids []tnv.SessionID) {
 	return ids
 }
 
-// touch notes a session's contact; false if there is no such session.
-func (v *Volume) touch(id tnv.SessionID) bool {
+// attached notes a session's contact by a connection, which lasts until ctx
+// ends; false if there is no such session.
+func (v *Volume) attached(ctx context.Context, id tnv.SessionID) bool {
 	v.smu.Lock()
 	defer v.smu.Unlock()
 	s := v.sessions[id]
@@ -132,6 +140,12 @@ func (v *Volume) touch(id tnv.SessionID) bool {
 		return false
 	}
 	s.seen = time.Now()
+	s.conns++
+	context.AfterFunc(ctx, func() {
+		v.smu.Lock()
+		defer v.smu.Unlock()
+		s.conns--
+	})
 	return true
 }
 
@@ -167,7 +181,7 @@ func (v *Volume) KeepAlive(rq *protocol.KeepAlive) (protocol.KeepAliveReply, err
 	return rep, nil
 }
 
-// EndSession ends a session: its slots and unused block ids go, and it is not
+// EndSession ends a session: its locks, slots and unused block ids go, and it is not
 // waited for where an unlinked inode is kept for it. What it had not committed
 // is refused from then on. It goes on when the caller goes away; where it fails
 // half-way, Expire or the next owner goes on with it.
@@ -186,6 +200,9 @@ func (v *Volume) EndSession(ctx context.Context, id tnv.SessionID) error {
 		return nil
 	})
 	if err != nil || !there {
+		return err
+	}
+	if err := v.endLocks(ctx, id); err != nil { // first: others wait for them
 		return err
 	}
 	firsts, inos := v.heldBy(id)
@@ -269,10 +286,10 @@ func (v *Volume) endHalfEnded(ctx context.Context) error {
 
 // maxPause is how long Expire may not have been called without the tracker
 // itself counting as silent.
-const maxPause = 10 * time.Second
+const maxPause = 3 * time.Second
 
-// Expire ends the sessions that were silent for too long. It is called every
-// second or so. Time in which it was not does not count: who was silent then is
+// Expire ends the sessions that were silent for too long, or for some seconds
+// where others wait for what they have locked. It is called every second or so. Time in which it was not does not count: who was silent then is
 // this tracker, which was stopped or overloaded.
 func (v *Volume) Expire(ctx context.Context, now time.Time) error {
 	v.smu.Lock()
@@ -289,7 +306,7 @@ func (v *Volume) Expire(ctx context.Context, now time.Time) error {
 		}
 	}
 	v.smu.Unlock()
-	var all []error
+	all := []error{v.sweepLocks(ctx, now)}
 	for _, id := range over {
 		v.log.WithField("session", id).Info("session expired")
 		all = append(all, v.EndSession(ctx, id))

@@ -49,6 +49,7 @@ type Volume struct {
 	name    string
 	cluster Cluster
 	cfg     Config
+	locks   lockTable // guarded by mu
 
 	smu      sync.Mutex // guards what follows; taken inside mu, never around it
 	sessions map[tnv.SessionID]*liveSession
@@ -92,7 +93,7 @@ func OpenVolume(ctx context.Context, engine kv.Engine, lease kv.Lease, name stri
 	if err != nil {
 		return nil, err
 	}
-	v := &Volume{store: s, name: name, cluster: cfg.Cluster, cfg: cfg,
+	v := &Volume{store: s, name: name, cluster: cfg.Cluster, cfg: cfg, locks: newLockTable(),
 		expired: time.Now(), sessions: map[tnv.SessionID]*liveSession{}, grants: map[tnv.SessionID]map[tnv.BlockID]bool{},
 		counts:  counts{map[tnv.NodeID]int64{}, map[tnv.NodeID]int64{}, map[tnv.NodeID]int64{}, 0},
 		reclaim: map[tnv.Ino]bool{}, reclaimer: make(chan struct{}, 1)}
@@ -137,7 +138,7 @@ func (v *Volume) load(ctx context.Context) error {
 	if err := v.makeRoot(ctx); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{v.loadSessions, v.loadGrants, v.loadUnlinked, v.loadCounts, v.endHalfEnded} {
+	for _, step := range []func(context.Context) error{v.loadSessions, v.loadGrants, v.loadLocks, v.loadUnlinked, v.loadCounts, v.endHalfEnded} {
 		if err := step(ctx); err != nil {
 			return err
 		}
