@@ -28,7 +28,8 @@ var opNames = map[protocol.Type]string{
 	protocol.TypeRename: "rename", protocol.TypeSetAttr: "setattr", protocol.TypeSetXattr: "setxattr",
 	protocol.TypeRemoveXattr: "removexattr", protocol.TypeCommit: "commit", protocol.TypeGrant: "grant",
 	protocol.TypeSyncFS: "syncfs", protocol.TypeStatus: "status", protocol.TypeGetMap: "map",
-	protocol.TypeReleased: "released",
+	protocol.TypeReleased: "released", protocol.TypeGetLock: "getlock", protocol.TypeSetLock: "lock",
+	protocol.TypeLockWait: "lock", protocol.TypeDropWaits: "lock",
 }
 
 // elsewhere tells whether an answer says nothing of the operation, only that
@@ -127,6 +128,12 @@ type mutation struct {
 // in which it makes sense. If ctx ends after it was sent, the answer is awaited
 // in the background with the slot kept.
 func (l *link) change(caller context.Context, t protocol.Type, cred tnv.Cred, rep, req any, bound *sess) error {
+	return l.changeOr(caller, t, cred, rep, req, bound, func(*mutation) {})
+}
+
+// changeOr is change; it calls abandoned, at most once, if it returns before
+// the outcome is known: that is known when m.done is closed.
+func (l *link) changeOr(caller context.Context, t protocol.Type, cred tnv.Cred, rep, req any, bound *sess, abandoned func(m *mutation)) error {
 	ctx, cancel := context.WithTimeout(caller, l.cfg.Timeout)
 	defer cancel()
 	for {
@@ -145,6 +152,7 @@ func (l *link) change(caller context.Context, t protocol.Type, cred tnv.Cred, re
 		select {
 		case <-m.done:
 		case <-ctx.Done():
+			abandoned(m)
 			return l.opError(caller, opName(t), ctx.Err())
 		}
 		switch {
@@ -159,6 +167,20 @@ func (l *link) change(caller context.Context, t protocol.Type, cred tnv.Cred, re
 		}
 		return m.f.Decode(rep)
 	}
+}
+
+// complete runs a mutation, however long that takes; its error says that it
+// never will be: the session or the client is over.
+func (l *link) complete(t protocol.Type, cred tnv.Cred, req any) error {
+	m, err := l.prepare(l.life, t, cred, req, nil)
+	if err != nil {
+		return err
+	}
+	l.carry(l.life, m)
+	if m.err != nil {
+		return m.err
+	}
+	return m.f.Decode()
 }
 
 // prepare takes a slot and writes the bytes that will be sent.
