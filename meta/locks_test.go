@@ -109,16 +109,19 @@ func TestLocksExclude(t *testing.T) {
 	a.want(f, flock(1, none), 0, granted)
 	b.want(f, flock(1, shared), 0, granted)
 	a.want(f, flock(2, shared), 0, granted)
-	b.want(f, posix(1, none, 10, 19), 0, granted)
+	b.want(f, protocol.Lock{Kind: protocol.LockPosix, Owner: 1, Start: 10, End: 19}, 0, granted)
 	a.want(f, posix(7, exclusive, 10, 19), 0, granted)
 	a.want(f, posix(7, shared, 9, 19), 0, refused)
 	b.want(f, posix(1, shared, 0, 9), 0, granted)
 	a.want(f, posix(7, shared, 9, 19), 0, granted)
 	b.want(f, posix(1, exclusive, 0, 9), 0, refused)
+	a.want(f, protocol.Lock{Kind: protocol.LockPosix, Owner: 7, Start: 14, End: 14}, 0, granted) // the kernel names no process
+	a.want(f, posix(7, shared, 14, 14), 0, granted)
+	a.want(f, protocol.Lock{Kind: protocol.LockPosix, Owner: 7, Start: 19, End: 19}, 0, granted)
 
 	var rep protocol.GetLockReply
 	h.must(b.ask(protocol.TypeGetLock, &rep, &protocol.GetLock{Ino: f, Lock: posix(1, exclusive, 0, 30)}))
-	if want := posix(7, shared, 9, 19); rep.Lock != want || rep.Session != a.id {
+	if want := posix(7, shared, 9, 18); rep.Lock != want || rep.Session != a.id {
 		t.Errorf("in the way: %+v, want %+v of session %d", rep, want, a.id)
 	}
 	h.must(b.ask(protocol.TypeGetLock, &rep, &protocol.GetLock{Ino: f, Lock: posix(1, shared, 0, 30)}))

@@ -85,6 +85,9 @@ func (c *call) lock(tx *Tx, rq *protocol.SetLock, who lockOwner, r lockRange) (*
 		var h *held
 		if len(is) > 0 {
 			h = &held{Pid: rq.Lock.Pid, Ranges: is}
+			if r.mode == protocol.LockNone {
+				h.Pid = t.inodes[rq.Ino].held[who].Pid
+			}
 		}
 		c.v.hold(tx, rq.Ino, who, h)
 	}
