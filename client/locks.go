@@ -58,7 +58,7 @@ type lockHandle struct {
 // lockWait is a request on its way through the tracker's queue.
 type lockWait struct {
 	there  bool       // the tracker may have it in its queue
-	queued bool       // it has, and nobody is sending it again
+	queued bool       // it has, and its turn has not come as far as is known
 	turn   chan error // takes one: nil to send again, or why that is in vain
 }
 
@@ -450,16 +450,19 @@ func (t *locks) dropWaits(ids ...uint64) {
 	}
 }
 
-// waiting lists what is queued, as far as it fits into a message.
-func (t *locks) waiting() (ids []uint64) {
+// waiting lists what is queued, and what is being claimed, as far as it fits into a message.
+func (t *locks) waiting() (queued, claiming []uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, w := range t.waits {
-		if w.queued && len(ids) < protocol.MaxBatch {
-			ids = append(ids, id)
+		switch {
+		case w.queued && len(queued) < protocol.MaxBatch:
+			queued = append(queued, id)
+		case !w.queued && len(claiming) < protocol.MaxBatch:
+			claiming = append(claiming, id)
 		}
 	}
-	return ids
+	return queued, claiming
 }
 
 // poll asks the tracker for waits that are due while anything is queued.
@@ -475,13 +478,14 @@ func (t *locks) poll() {
 		}
 		var rep protocol.LockWaitReply
 		err := t.c.link.query(t.c.life, protocol.TypeLockWait, &rep, func(s *sess) []any {
+			queued, claiming := t.waiting()
 			return []any{&protocol.Head{Vol: s.info.Vol, Session: s.info.Session},
-				&protocol.LockWait{Waits: t.waiting(), Ms: uint32(min(pollFor, t.c.cfg.Timeout/2).Milliseconds())}}
+				&protocol.LockWait{Waits: queued, Claiming: claiming, Ms: uint32(min(pollFor, t.c.cfg.Timeout/2).Milliseconds())}}
 		})
 		if err != nil {
 			t.fail(err)
 		} else if !t.turn(rep.Due) {
-			pause(t.c.life, 0) // those that are due are being asked for already
+			pause(t.c.life, 0) // what is due is being dropped, or is claimed already
 		}
 	}
 }

@@ -197,6 +197,30 @@ func TestLockWaitIsPushed(t *testing.T) {
 	if due := <-got; !slices.Equal(due, []uint64{5}) || time.Since(start) > time.Second {
 		t.Fatalf("%v after %v", due, time.Since(start))
 	}
+	// What is being claimed is not told again, but what is claimed in vain is.
+	var rep protocol.LockWaitReply
+	h.must(b.ask(protocol.TypeLockWait, &rep, &protocol.LockWait{Claiming: []uint64{5}}))
+	if len(rep.Due) != 0 {
+		t.Errorf("told again: %v", rep.Due)
+	}
+	b.want(f, flock(1, exclusive), 5, granted)
+	b.want(f, flock(1, none), 0, granted)
+	a.want(f, flock(1, exclusive), 0, granted)
+	head := protocol.Head{Vol: testVol, Session: b.id}
+	fr, _ := protocol.NewFrame(protocol.TypeLockWait, &head, &protocol.LockWait{Claiming: []uint64{6}, Ms: 60000})
+	done := make(chan struct{})
+	time.AfterFunc(50*time.Millisecond, func() {
+		defer close(done)
+		b.want(f, flock(1, exclusive), 6, queued) // on its way when LockWait comes
+		a.want(f, flock(1, none), 0, granted)
+	})
+	start = time.Now()
+	v, err := h.v.Do(context.Background(), fr)
+	<-done
+	h.must(err)
+	if due := v[0].(*protocol.LockWaitReply).Due; !slices.Equal(due, []uint64{6}) || time.Since(start) > time.Second {
+		t.Fatalf("%v after %v", due, time.Since(start))
+	}
 }
 
 // Two that share a flock and both want all of it do not wait for each other:

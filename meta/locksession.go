@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // Locks and the sessions that have them: a session that is silent keeps its
@@ -92,9 +93,24 @@ func (v *Volume) dropWait(w *lockWait) {
 	v.pump(w.ino)
 }
 
-// dueWaits lists the session's waits that are due, and those of asked that are
-// not queued; more is closed when there may be others.
-func (v *Volume) dueWaits(id tnv.SessionID, asked []uint64) (due []uint64, more <-chan struct{}, err error) {
+// dueOf is which of a session's waits are due, among those that it knows are.
+func (v *Volume) dueOf(id tnv.SessionID, waits []uint64) map[uint64]bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	due := map[uint64]bool{}
+	if s := v.locks.sessions[id]; s != nil {
+		for _, n := range waits {
+			if w := s.waits[n]; w != nil && !w.due.IsZero() {
+				due[n] = true
+			}
+		}
+	}
+	return due
+}
+
+// dueWaits lists the session's waits that are due and not among told, and those
+// of asked that are not queued; more is closed when there may be others.
+func (v *Volume) dueWaits(id tnv.SessionID, asked []uint64, told map[uint64]bool) (due []uint64, more <-chan struct{}, err error) {
 	live, err := v.live(id)
 	if err != nil {
 		return nil, nil, err
@@ -107,7 +123,7 @@ func (v *Volume) dueWaits(id tnv.SessionID, asked []uint64) (due []uint64, more 
 	s := v.locks.sessions[id]
 	if s != nil {
 		for n, w := range s.waits {
-			if !w.due.IsZero() {
+			if !w.due.IsZero() && !told[n] && len(due) < protocol.MaxBatch {
 				due = append(due, n)
 			}
 		}

@@ -149,13 +149,14 @@ const maxLockWait = 2 * time.Second
 
 // lockWaits tells a session which of its waits are due, as soon as some are.
 func lockWaits(ctx context.Context, c *call, rq *protocol.LockWait) (*protocol.LockWaitReply, error) {
-	if len(rq.Waits) > protocol.MaxBatch {
-		return nil, tnv.E("lock", tnv.KindInvalid, "%d waits, at most %d", len(rq.Waits), protocol.MaxBatch)
+	if n := max(len(rq.Waits), len(rq.Claiming)); n > protocol.MaxBatch {
+		return nil, tnv.E("lock", tnv.KindInvalid, "%d waits, at most %d", n, protocol.MaxBatch)
 	}
+	told := c.v.dueOf(c.head.Session, rq.Claiming)
 	over := time.NewTimer(min(time.Duration(rq.Ms)*time.Millisecond, maxLockWait))
 	defer over.Stop()
 	for {
-		due, more, err := c.v.dueWaits(c.head.Session, rq.Waits)
+		due, more, err := c.v.dueWaits(c.head.Session, rq.Waits, told)
 		if err != nil || len(due) > 0 {
 			return &protocol.LockWaitReply{Due: due}, err
 		}

@@ -87,8 +87,9 @@ const (
 // while: its reply is how a queued request is told that its turn has come. One
 // under way at a time is enough for a session.
 type LockWait struct {
-	Waits []uint64 // queued, as far as the client knows; at most MaxBatch
-	Ms    uint32   // answer after so long at the latest; never longer than some seconds
+	Waits    []uint64 // queued, as far as the client knows; at most MaxBatch
+	Claiming []uint64 // due, and on their way: not to be named again; at most MaxBatch
+	Ms       uint32   // answer after so long at the latest; never longer than some seconds
 }
 
 // LockWaitReply names waits whose SetLock is to be sent again: those whose turn
