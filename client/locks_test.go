@@ -337,3 +337,36 @@ func BenchmarkLockHandOver(b *testing.B) {
 	}
 	b.ReportMetric(float64(spent.Microseconds())/float64(b.N), "µs/hand-over")
 }
+
+// A session that is ended because others want its locks has none any more; who
+// wrote by handles of what was locked is told (K8), and may lock again.
+func TestLocksEndWithSession(t *testing.T) {
+	k := startCluster(t, 1, 1)
+	a, b := k.connect(), k.connect()
+	h := locked(t, a, b)
+	must(t, h[1].Lock(ctx, posix(1, protocol.LockExclusive, 0, 9)))
+	must(t, h[0].Lock(ctx, flock(1, protocol.LockExclusive)))
+	waiting := make(chan error, 1)
+	go func() { waiting <- h[0].LockWait(ctx, posix(1, protocol.LockExclusive, 0, 9), nil) }()
+	time.Sleep(50 * time.Millisecond)
+	old := a.Info()
+	conn, err := protocol.DialClient(ctx, &protocol.Endpoint{Key: k.key, Role: protocol.RoleClient}, k.tracker, nil)
+	must(t, err)
+	defer conn.Close()
+	must(t, conn.Call(ctx, protocol.TypeCloseSession, nil, &protocol.CloseSession{Vol: old.Vol, Session: old.Session}))
+	must(t, h[1].Lock(ctx, flock(1, protocol.LockExclusive)))
+	for end := time.Now().Add(10 * time.Second); a.Info().Session == old.Session; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the client does not notice")
+		}
+	}
+	_, err = h[0].WriteAt(ctx, []byte("as if it were locked"), 0)
+	wantKind(t, err, tnv.KindSessionEnded)
+	wantKind(t, h[0].Sync(ctx, false), tnv.KindSessionEnded)
+	must(t, h[1].Unlock(ctx, protocol.LockFlock, 1))
+	must(t, h[0].Lock(ctx, flock(1, protocol.LockExclusive)))
+	// Who waits is queued in the next session.
+	must(t, h[1].Unlock(ctx, protocol.LockPosix, 1))
+	must(t, <-waiting)
+	wantKind(t, h[1].Lock(ctx, posix(1, protocol.LockShared, 5, 5)), tnv.KindWouldBlock)
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -238,27 +239,28 @@ func lockExclusion(a, b, there *locker) {
 	}
 }
 
-// handOver measures the time from before an unlock to when the one who waits has the lock.
+// handOver measures the time from before an unlock to when the one who waits has
+// the lock. The median counts: this machine may be busy with something else.
 func handOver(t *testing.T, what string, lock, unlock lockOrder, a, b, there *locker) {
 	for _, x := range []struct {
 		where string
 		l     *locker
 	}{{"one mount", b}, {"two mounts", there}} {
-		var worst, sum time.Duration
-		const times = 10
-		for range times {
+		took := make([]time.Duration, 11)
+		for i := range took {
 			a.want(lock, 0)
 			x.l.waits(lock)
 			start := time.Now()
 			a.order(unlock)
-			took := time.Duration(x.l.answer(10*time.Second).At - start.UnixNano())
+			took[i] = time.Duration(x.l.answer(10*time.Second).At - start.UnixNano())
 			a.answer(10 * time.Second)
 			x.l.want(unlock, 0)
-			worst, sum = max(worst, took), sum+took
 		}
-		t.Logf("%s, %s: handed over in %v on average, %v at worst", what, x.where, (sum / times).Round(time.Microsecond), worst.Round(time.Microsecond))
-		if mean := sum / times; mean > 50*time.Millisecond {
-			t.Errorf("%s, %s: handed over in %v", what, x.where, mean)
+		slices.Sort(took)
+		median := took[len(took)/2]
+		t.Logf("%s, %s: handed over in %v, at worst %v", what, x.where, median.Round(time.Microsecond), took[len(took)-1].Round(time.Microsecond))
+		if median > 50*time.Millisecond {
+			t.Errorf("%s, %s: handed over in %v", what, x.where, median)
 		}
 	}
 }

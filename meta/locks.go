@@ -2,6 +2,7 @@ package meta
 
 import (
 	"encoding/binary"
+	"maps"
 	"slices"
 	"time"
 
@@ -282,6 +283,24 @@ func (t *lockTable) drop(w *lockWait) {
 	l.queue = slices.DeleteFunc(l.queue, is)
 	t.unwait(w)
 	t.tidy(w.ino, w.who.session)
+}
+
+// dropAll forgets what a session waits for, and returns where.
+func (t *lockTable) dropAll(id tnv.SessionID) []tnv.Ino {
+	inodes := map[tnv.Ino]bool{}
+	for _, w := range t.sessions[id].waits {
+		inodes[w.ino] = true
+		t.unwait(w)
+	}
+	clear(t.sessions[id].waits)
+	its := func(w *lockWait) bool { return w.who.session == id }
+	for ino := range inodes {
+		l := t.inodes[ino]
+		l.due = slices.DeleteFunc(l.due, its)
+		l.queue = slices.DeleteFunc(l.queue, its)
+		t.tidy(ino, id)
+	}
+	return slices.Collect(maps.Keys(inodes))
 }
 
 // unwait takes a wait out of the edges that deadlocks are made of.

@@ -444,6 +444,42 @@ func TestSilentSessionLosesLocks(t *testing.T) {
 	d.wantDue(1)
 }
 
+// What locks cost is bounded, and so is what a record holds.
+func TestLockLimits(t *testing.T) {
+	h, f := lockHarness(t)
+	a := h.locker(protocol.OpenSession{})
+	a.want(f, posix(1, shared, 0, 0), 0, granted)
+	h.must(h.v.mutate(context.Background(), func(tx *Tx) error { // as many requests would
+		full := &held{}
+		for i := range uint64(maxOwnerRanges) {
+			full.Ranges = append(full.Ranges, lockRange{2 * i, 2 * i, shared})
+		}
+		h.v.hold(tx, f, lockOwner{a.id, 1, protocol.LockPosix}, full)
+		return nil
+	}))
+	_, err := a.set(f, posix(1, shared, 1<<40, 1<<40), 0)
+	kindIs(t, err, tnv.KindNoLock)
+	a.want(f, posix(1, shared, 1, 1), 0, granted) // it joins two
+	a.want(f, posix(2, shared, 1<<40, 1<<40), 0, granted)
+	b := h.locker(protocol.OpenSession{})
+	for i := range uint64(maxSessionWaits) {
+		b.want(f, posix(i, exclusive, 0, 0), i+1, queued)
+	}
+	_, err = b.set(f, posix(1<<20, exclusive, 0, 0), 1<<20)
+	kindIs(t, err, tnv.KindNoLock)
+	_, err = do[protocol.LockWaitReply](h, protocol.TypeLockWait, &protocol.LockWait{Waits: make([]uint64, protocol.MaxBatch+1)})
+	kindIs(t, err, tnv.KindInvalid)
+	_, err = do[struct{}](h, protocol.TypeDropWaits, &protocol.DropWaits{Waits: make([]uint64, protocol.MaxBatch+1)})
+	kindIs(t, err, tnv.KindInvalid)
+	start := time.Now()
+	h.must(h.v.EndSession(context.Background(), b.id))
+	h.must(h.v.EndSession(context.Background(), a.id))
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("it took %v to end them", d)
+	}
+	h.noLocks()
+}
+
 // Random requests of some sessions, with restarts and ends between them: the
 // invariants of locks.go hold at every step, and a naive model agrees.
 func TestLocksModel(t *testing.T) {

@@ -87,10 +87,12 @@ func (v *Volume) pump(ino tnv.Ino) {
 	}
 }
 
-// dropWait forgets a wait; v.mu is held.
+// dropWait forgets a wait; v.mu is held. Only what was due was in somebody's way.
 func (v *Volume) dropWait(w *lockWait) {
 	v.locks.drop(w)
-	v.pump(w.ino)
+	if !w.due.IsZero() {
+		v.pump(w.ino)
+	}
 }
 
 // dueOf is which of a session's waits are due, among those that it knows are.
@@ -141,10 +143,10 @@ func (v *Volume) endLocks(ctx context.Context, id tnv.SessionID) error {
 	v.mu.Lock()
 	var keys []heldKey
 	if s := v.locks.sessions[id]; s != nil {
-		for _, w := range slices.Collect(maps.Values(s.waits)) {
-			v.dropWait(w)
-		}
 		keys = slices.Collect(maps.Keys(s.held))
+		for _, ino := range v.locks.dropAll(id) {
+			v.pump(ino)
+		}
 	}
 	v.mu.Unlock()
 	for part := range slices.Chunk(keys, 500) {

@@ -108,10 +108,7 @@ func (c *call) wait(tx *Tx, rq *protocol.SetLock, who lockOwner, r lockRange, in
 	if s := t.sessions[who.session]; s != nil && len(s.waits) >= maxSessionWaits {
 		return nil, tnv.E("lock", tnv.KindNoLock, "%d requests of this session wait already", len(s.waits))
 	}
-	tx.then(func() {
-		t.enqueue(&lockWait{id: rq.Wait, ino: rq.Ino, who: who, r: r})
-		c.v.pump(rq.Ino)
-	})
+	tx.then(func() { t.enqueue(&lockWait{id: rq.Wait, ino: rq.Ino, who: who, r: r}) })
 	return &protocol.SetLockReply{State: protocol.LockQueued}, nil
 }
 
