@@ -55,6 +55,7 @@ const (
 	KindQuota                       // EDQUOT
 	KindNotDeviceOrAddr             // ENXIO
 	KindMissing                     // EIO: a store does not have the block
+	KindDeadlock                    // EDEADLK: waiting for the lock would never end
 	kindCount
 )
 
@@ -107,6 +108,7 @@ var kinds = [kindCount]kindInfo{
 	KindQuota:           {"quota exceeded", syscall.EDQUOT, http.StatusInsufficientStorage, false},
 	KindNotDeviceOrAddr: {"no such device or address", syscall.ENXIO, http.StatusNotFound, false},
 	KindMissing:         {"block missing", syscall.EIO, http.StatusInternalServerError, false},
+	KindDeadlock:        {"deadlock", syscall.EDEADLK, http.StatusConflict, false},
 }
 
 func (k Kind) info() kindInfo {

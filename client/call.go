@@ -28,7 +28,8 @@ var opNames = map[protocol.Type]string{
 	protocol.TypeRename: "rename", protocol.TypeSetAttr: "setattr", protocol.TypeSetXattr: "setxattr",
 	protocol.TypeRemoveXattr: "removexattr", protocol.TypeCommit: "commit", protocol.TypeGrant: "grant",
 	protocol.TypeSyncFS: "syncfs", protocol.TypeStatus: "status", protocol.TypeGetMap: "map",
-	protocol.TypeReleased: "released",
+	protocol.TypeReleased: "released", protocol.TypeGetLock: "getlock", protocol.TypeSetLock: "lock",
+	protocol.TypeLockWait: "lock", protocol.TypeDropWaits: "lock",
 }
 
 // elsewhere tells whether an answer says nothing of the operation, only that
@@ -122,8 +123,9 @@ type mutation struct {
 
 // change runs a mutation exactly once. bound, if not nil, is the only session
 // in which it makes sense. If ctx ends after it was sent, the answer is awaited
-// in the background with the slot kept, and what it may change stays in flight.
-func (l *link) change(caller context.Context, t protocol.Type, cred tnv.Cred, req any, bound *sess, fl *flight, rep ...any) error {
+// in the background with the slot kept; abandoned, if not nil, is called then: the
+// outcome is known when m.done is closed. rep are the values of the answer.
+func (l *link) change(caller context.Context, t protocol.Type, cred tnv.Cred, req any, bound *sess, abandoned func(m *mutation), rep ...any) error {
 	ctx, cancel := context.WithTimeout(caller, l.cfg.Timeout)
 	defer cancel()
 	for {
@@ -142,13 +144,8 @@ func (l *link) change(caller context.Context, t protocol.Type, cred tnv.Cred, re
 		select {
 		case <-m.done:
 		case <-ctx.Done():
-			if fl.join() {
-				l.wg.Add(1)
-				go func() {
-					defer l.wg.Done()
-					<-m.done
-					fl.land()
-				}()
+			if abandoned != nil {
+				abandoned(m)
 			}
 			return l.opError(caller, opName(t), ctx.Err())
 		}
@@ -162,6 +159,20 @@ func (l *link) change(caller context.Context, t protocol.Type, cred tnv.Cred, re
 		}
 		return m.f.Decode(rep...)
 	}
+}
+
+// complete runs a mutation, however long that takes; its error says that it
+// never will be: the session or the client is over.
+func (l *link) complete(t protocol.Type, cred tnv.Cred, req any) error {
+	m, err := l.prepare(l.life, t, cred, req, nil)
+	if err != nil {
+		return err
+	}
+	l.carry(l.life, m)
+	if m.err != nil {
+		return m.err
+	}
+	return m.f.Decode()
 }
 
 // prepare takes a slot and writes the bytes that will be sent.
@@ -277,7 +288,7 @@ func (c *Client) mutateIn(ctx context.Context, cred tnv.Cred, t protocol.Type, r
 	if rep == nil {
 		rep = &nothing{}
 	}
-	err := c.link.change(ctx, t, cred, req, bound, fl, rep, &with.leased)
+	err := c.link.change(ctx, t, cred, req, bound, fl.abandoned(&c.wg), rep, &with.leased)
 	if err != nil && refused(err) {
 		fl.failed()
 	}

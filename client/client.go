@@ -13,7 +13,7 @@ import (
 // through it. Any number of goroutines may use it at once.
 //
 // Lock order: inodes.mu, inode.mu, cache.mu, budget.mu; link.mu, releases.mu,
-// idPool.mu and nodes.mu are leaves. No I/O happens under any of them.
+// idPool.mu, nodes.mu and locks.mu are leaves. No I/O happens under any of them.
 type Client struct {
 	cfg      Config
 	host     string       // of this machine, as tnv.HostID
@@ -36,6 +36,7 @@ type Client struct {
 	puts     *putQueue
 	flusher  *flusher
 	raBytes  raAccount
+	locks    *locks
 	closing  sync.Once
 }
 
@@ -64,6 +65,7 @@ func Connect(ctx context.Context, cfg Config) (*Client, error) {
 	c.mem.press = c.flusher.press
 	c.raBytes.limit = cfg.Memory / 3
 	c.leases = newLeaseCache(cfg.Memory)
+	c.locks = newLocks(c)
 	c.link = &link{cfg: &c.cfg, ep: c.ep, life: c.life, wg: &c.wg, m: c.m,
 		lost: c.sessionLost, moved: c.inodes.forget, dropped: c.dropLeases, began: c.leases.began, pushed: c.pushed}
 	if err := c.start(ctx); err != nil {
@@ -96,10 +98,11 @@ func (c *Client) start(ctx context.Context) error {
 }
 
 // sessionLost makes everything that was written in a session and not committed
-// fail for good (K8). New writes belong to the next session.
+// fail for good (K8), and all that is written by handles of inodes that were
+// locked. New writes belong to the next session.
 func (c *Client) sessionLost(old *sess) {
 	c.releases.forget()
-	c.inodes.sessionLost(old)
+	c.inodes.sessionLost(old, c.locks.forget())
 }
 
 // Close commits everything that was written, ends the session and frees all

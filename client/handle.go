@@ -234,6 +234,7 @@ func (h *Handle) Close() error {
 		delete(h.in.writers, h)
 		h.in.mu.Unlock()
 	}
+	h.c.locks.closed(h)
 	h.c.inodes.unregister(h.in, true)
 	if err != nil {
 		h.c.cfg.Log.WithError(err).WithField("inode", h.in.ino).Error("a file was closed with data that could not be written")

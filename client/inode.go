@@ -263,15 +263,16 @@ func (t *inodes) forget() {
 	}
 }
 
-// sessionLost fails every inode that has data of the session that ended.
-func (t *inodes) sessionLost(*sess) {
+// sessionLost fails every inode that has data of the session that ended, or
+// that was locked in it.
+func (t *inodes) sessionLost(_ *sess, locked map[tnv.Ino]bool) {
 	for _, in := range t.all() {
 		in.mu.Lock()
 		lost := !in.dirty.empty()
 		in.mu.Unlock()
-		if lost {
+		if lost || locked[in.ino] {
 			in.fail(tnv.E("write", tnv.KindSessionEnded,
-				"the session with the tracker has ended; what was not yet committed of inode %d is lost", in.ino))
+				"the session with the tracker has ended; locks, and what was not yet committed, of inode %d are lost", in.ino))
 		}
 		t.release(in)
 	}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tnvfs/tnv"
@@ -136,15 +137,21 @@ func (l *leaseCache) fly(inos []tnv.Ino, names ...nameKey) *flight {
 	return f
 }
 
-// join adds one that must land it; false: there is none.
-func (f *flight) join() bool {
+// abandoned keeps it up until the outcome of a mutation is known that its caller
+// does not wait for any more.
+func (f *flight) abandoned(wg *sync.WaitGroup) func(*mutation) {
 	if f == nil {
-		return false
+		return nil
 	}
-	f.l.mu.Lock()
-	defer f.l.mu.Unlock()
-	f.users++
-	return true
+	return func(m *mutation) {
+		f.l.mu.Lock()
+		f.users++
+		f.l.mu.Unlock()
+		wg.Go(func() {
+			<-m.done
+			f.land()
+		})
+	}
 }
 
 // land ends it, at the last call. Unless the answer was taken in, nothing that it

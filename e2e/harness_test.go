@@ -48,6 +48,8 @@ func work(kind string) int {
 		return writerMain()
 	case "verifier":
 		return verifierMain()
+	case "locker":
+		return lockerMain()
 	}
 	fmt.Fprintf(os.Stderr, "no such worker: %s\n", kind)
 	return 2

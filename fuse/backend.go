@@ -61,7 +61,16 @@ type File interface {
 	Flush(ctx context.Context) error
 	// Sync makes it durable, too.
 	Sync(ctx context.Context, dataOnly bool) error
-	// Close releases the handle.
+	// Lock sets or removes a lock; KindWouldBlock: somebody has one that excludes it.
+	Lock(ctx context.Context, k protocol.Lock) error
+	// LockWait is Lock, and waits for it until ctx ends or interrupt is closed:
+	// KindCanceled, KindInterrupted, and it is not locked.
+	LockWait(ctx context.Context, k protocol.Lock, interrupt <-chan struct{}) error
+	// GetLock tells of a lock that is in the way of k; Mode is protocol.LockNone if none is.
+	GetLock(ctx context.Context, k protocol.Lock) (protocol.Lock, error)
+	// Unlock removes all locks of a kind that an owner has on the file.
+	Unlock(ctx context.Context, kind protocol.LockKind, owner uint64) error
+	// Close releases the handle, and what was locked by it.
 	Close() error
 }
 

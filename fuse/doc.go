@@ -14,7 +14,7 @@
 // content changed is all in caching.go, and nowhere else.
 //
 // Permissions are the kernel's business (default_permissions), and so is the
-// umask. flock and fcntl locks hold within this mount. fallocate,
+// umask. flock and fcntl locks hold between all mounts (lock.go). fallocate,
 // copy_file_range, O_TMPFILE and SEEK_HOLE are refused in the way that makes the
 // kernel or the C library do without.
 //
@@ -23,7 +23,9 @@
 // A signal that kills the caller ends its request. Any other one (the Go
 // runtime sends itself many) is ignored, as a disk's file system does: programs
 // do not expect EINTR from files. The kernel does not say which signal it was, so
-// interrupt.go looks. Every request ends by the client's own deadline in any case.
+// interrupt.go looks. Every request ends by the client's own deadline in any case,
+// except a wait for a lock, which any signal ends: the kernel starts it again
+// where the handler of the signal asks for that (SA_RESTART).
 //
 // # Reading
 //
@@ -39,6 +41,6 @@
 //
 // # Handles
 //
-// A handle opened for reading only has no FLUSH. Handles with O_APPEND bypass
+// Handles with O_APPEND bypass
 // the page cache, and the offset is found by the client as it writes.
 package fuse

@@ -9,6 +9,7 @@ import (
 	raw "github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // openFlags are the flags of open(2) that matter to a Backend.
@@ -47,9 +48,6 @@ func (f *FS) opened(out *raw.OpenOut, file File, a *tnv.Attr, flags uint32) {
 	}
 	if h.direct {
 		out.OpenFlags |= raw.FOPEN_DIRECT_IO
-	}
-	if !h.writable {
-		out.OpenFlags |= raw.FOPEN_NOFLUSH
 	}
 	out.Fh = f.addHandle(h)
 }
@@ -188,18 +186,24 @@ func (f *FS) Write(cancel <-chan struct{}, in *raw.WriteIn, data []byte) (uint32
 	return f.Writev(cancel, in, [][]byte{data})
 }
 
-// Flush answers close(2).
+// Flush answers close(2), which also ends the fcntl locks that the process has
+// on the file, by whatever handle it got them. (So files that are open for reading
+// only are flushed, too: without locks that costs no more than the request.)
 func (f *FS) Flush(cancel <-chan struct{}, in *raw.FlushIn) raw.Status {
 	h := f.handle(in.Fh)
 	if h == nil {
 		return raw.EBADF
 	}
-	if !h.writable {
-		return raw.OK
-	}
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
-	return status(h.file.Flush(ctx))
+	var err error
+	if h.writable {
+		err = h.file.Flush(ctx)
+	}
+	if un := h.file.Unlock(ctx, protocol.LockPosix, in.LockOwner); err == nil {
+		err = un
+	}
+	return status(err)
 }
 
 // Fsync answers fsync(2) and fdatasync(2).

@@ -129,6 +129,7 @@ func (f *FS) MountOptions(source string, options ...string) *raw.MountOptions {
 		MaxReadAhead:            maxWrite,
 		MaxInflightRequestBytes: maxRequestMemory,
 		DisableReadDirPlus:      true,
+		EnableLocks:             true,
 		ExtraCapabilities:       raw.CAP_HANDLE_KILLPRIV_V2 | raw.CAP_ASYNC_DIO | raw.CAP_DIRECT_IO_ALLOW_MMAP,
 		PanicHandler:            f.panicked,
 		Logger:                  log.New(logWriter{f.log}, "", 0),

@@ -31,6 +31,8 @@ func sizeOf(key string, val any) int64 {
 		n += 96 + int64(len(v.extents))*40 + int64(len(v.deltas))*8
 	case *xattr:
 		n += int64(len(v.Value))
+	case *held:
+		n += 48 + int64(len(v.Ranges))*24
 	case *slot:
 		n += int64(len(v.Reply)) + 48
 	default:

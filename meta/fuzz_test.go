@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // samples has a record of every class, as it is stored.
@@ -15,6 +16,7 @@ func samples() map[byte]encoder {
 		keyXattr:    &xattr{Value: []byte("v")},
 		keyUnlinked: &unlinked{Waiting: []tnv.SessionID{1, 2}},
 		keyTrim:     mark{},
+		keyLock:     &held{Pid: 9, Ranges: []lockRange{{0, 5, protocol.LockShared}, {6, protocol.LockEOF, protocol.LockExclusive}}},
 		keySession:  &session{ID: 5, Identity: "i", Client: "c", Begun: 9, Ended: true},
 		keySlot:     &slot{Seq: 4, Reply: []byte{1, 2}},
 		keyGrant:    &grant{Session: 3, Used: [grantSize / 64]uint64{1, 2, 3, 4}},

@@ -17,6 +17,7 @@ import (
 //	X ino name               extended attribute
 //	O ino                    inode without a name: who may still hold it
 //	T ino                    inode with chunks to trim (see inode.TrimSeq)
+//	L ino session owner kind what a lock's owner has locked
 //	S session                session
 //	s session slot           last reply of a slot
 //	B first                  block ids granted: to whom, which are used
@@ -37,6 +38,7 @@ const (
 	keyXattr    = 'X'
 	keyUnlinked = 'O'
 	keyTrim     = 'T'
+	keyLock     = 'L'
 	keySession  = 'S'
 	keySlot     = 's'
 	keyGrant    = 'B'

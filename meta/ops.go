@@ -35,6 +35,10 @@ var operations = map[protocol.Type]operation{
 	protocol.TypeRemoveXattr: mutation(removeXattr),
 	protocol.TypeCommit:      commitOperation(mutation(commit)),
 	protocol.TypeGrant:       mutation(grantBlocks),
+	protocol.TypeGetLock:     query(getLock),
+	protocol.TypeLockWait:    direct(lockWaits),
+	protocol.TypeDropWaits:   direct(dropWaits),
+	protocol.TypeSetLock:     readOnlyToo(setLock),
 }
 
 // IsOperation tells whether a request of this type is for a volume.
@@ -59,9 +63,10 @@ func (v *Volume) Do(ctx context.Context, f *protocol.Frame) ([]any, error) {
 // call is what an operation is told besides its request, and what it tells
 // besides its answer.
 type call struct {
-	v      *Volume
-	head   protocol.Head
-	leased protocol.Leased
+	v           *Volume
+	head        protocol.Head
+	leased      protocol.Leased
+	readOnlyToo bool // a mutation that read-only sessions may ask for
 }
 
 // query makes an operation of a function that only reads records.
@@ -109,8 +114,24 @@ func direct[Rq, Rep any](fn func(ctx context.Context, c *call, rq *Rq) (*Rep, er
 // mutation makes an operation of a function that changes records. It is
 // executed once per slot and sequence number; the answer is kept with its writes.
 func mutation[Rq, Rep any](fn func(tx *Tx, c *call, rq *Rq) (*Rep, error)) operation {
+	return exactlyOnce(fn, false)
+}
+
+// readOnlyToo makes a mutation that changes nothing of the tree.
+func readOnlyToo[Rq, Rep any](fn func(tx *Tx, c *call, rq *Rq) (*Rep, error)) operation {
+	return exactlyOnce(fn, true)
+}
+
+// unfinished is an error of a function which needs something done first that
+// is no part of its transaction. Nothing is kept of it: the function runs again.
+type unfinished interface {
+	error
+	finish(ctx context.Context, v *Volume) error
+}
+
+func exactlyOnce[Rq, Rep any](fn func(tx *Tx, c *call, rq *Rq) (*Rep, error), readOnly bool) operation {
 	return func(ctx context.Context, v *Volume, f *protocol.Frame) ([]any, error) {
-		c := call{v: v}
+		c := call{v: v, readOnlyToo: readOnly}
 		var rq Rq
 		if err := f.Decode(&c.head, &rq); err != nil {
 			return nil, err
@@ -128,8 +149,8 @@ func mutation[Rq, Rep any](fn func(tx *Tx, c *call, rq *Rq) (*Rep, error)) opera
 				reply, err = once(tx, &c, live, func() (any, error) { return fn(tx, &c, &rq) })
 				return err
 			})
-			if busy, ok := err.(trimBusy); ok {
-				if err := v.finishTrim(ctx, busy.ino); err != nil {
+			if first, ok := err.(unfinished); ok {
+				if err := first.finish(ctx, v); err != nil {
 					return nil, err
 				}
 				continue
@@ -171,7 +192,7 @@ func once(tx *Tx, c *call, live *liveSession, fn func() (any, error)) ([]byte, e
 		return nil, tnv.E("request", tnv.KindProtocol, "slot %d is past sequence %d", c.head.Slot, c.head.Seq)
 	}
 	var rep any
-	if rec.ReadOnly {
+	if rec.ReadOnly && !c.readOnlyToo {
 		err = tnv.E("request", tnv.KindReadOnly, "the session is read-only")
 	} else {
 		rep, err = fn()
@@ -179,7 +200,7 @@ func once(tx *Tx, c *call, live *liveSession, fn func() (any, error)) ([]byte, e
 	if tx.missed() {
 		return nil, errMiss
 	}
-	if _, again := err.(trimBusy); again {
+	if _, again := err.(unfinished); again {
 		return nil, err
 	}
 	if err != nil {

@@ -22,6 +22,8 @@ type trimBusy struct{ ino tnv.Ino }
 
 func (e trimBusy) Error() string { return fmt.Sprintf("inode %d is being trimmed", e.ino) }
 
+func (e trimBusy) finish(ctx context.Context, v *Volume) error { return v.finishTrim(ctx, e.ino) }
+
 // park keeps an inode that lost its last name until no session holds it.
 func (tx *Tx) park(v *Volume, ino tnv.Ino) {
 	v.smu.Lock()

@@ -399,6 +399,7 @@ var decoders = map[byte]func([]byte) (any, error){
 	keyXattr:    decodeXattr,
 	keyUnlinked: decodeUnlinked,
 	keyTrim:     decodeMark,
+	keyLock:     decodeHeld,
 	keySession:  unpack[session],
 	keySlot:     decodeSlot,
 	keyGrant:    decodeGrant,

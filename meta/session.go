@@ -17,8 +17,10 @@ const slotCount = 128
 // liveSession is what the owner knows of a session beyond its record.
 type liveSession struct {
 	rec      *session
-	to       Pusher    // its connection; nil: none yet
-	seen     time.Time // last contact
+	to       Pusher        // its connection; nil: none yet
+	seen     time.Time     // last contact
+	conns    int           // connections that it was opened or resumed on, and that are not over
+	notice   chan struct{} // closed, and another put in its place, when a wait for a lock is due
 	unlinked map[tnv.Ino]bool
 	// The newest sequence number that each slot has executed, and its answer if
 	// that was an error: an error changes nothing, so nothing is stored for it,
@@ -34,10 +36,14 @@ func (v *Volume) loadSessions(ctx context.Context) error {
 	now := time.Now()
 	return v.each(ctx, keySession, func(_ string, val any) error {
 		s := val.(*session)
-		v.sessions[s.ID] = &liveSession{rec: s, seen: now, unlinked: map[tnv.Ino]bool{}}
+		v.sessions[s.ID] = newLiveSession(s, now)
 		v.leases.inherit(s.ID, clock.Boot())
 		return nil
 	})
+}
+
+func newLiveSession(rec *session, now time.Time) *liveSession {
+	return &liveSession{rec: rec, seen: now, notice: make(chan struct{}), unlinked: map[tnv.Ino]bool{}}
 }
 
 func (v *Volume) loadGrants(ctx context.Context) error {
@@ -66,7 +72,8 @@ func (v *Volume) noteGrant(s tnv.SessionID, first tnv.BlockID, there bool) {
 const maxIdentity = 4096
 
 // OpenSession begins a session, or finds the one to resume. A session of the
-// same identity is ended first. to is the connection on which it is asked for.
+// same identity is ended first. ctx ends with the connection that asks, which is
+// to, as far as recalls go.
 func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession, to Pusher) (protocol.SessionInfo, error) {
 	info := protocol.SessionInfo{Vol: v.vol, Epoch: v.lease.Epoch, Slots: slotCount,
 		KeepAliveMs: uint32(v.cfg.KeepAlive.Milliseconds()), ExpiryMs: uint32(v.cfg.SessionExpiry.Milliseconds()),
@@ -74,7 +81,7 @@ func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession, to P
 	if len(rq.Identity) > maxIdentity || len(rq.Client) > maxIdentity {
 		return info, tnv.E("open session", tnv.KindInvalid, "identity or name of the client longer than %d bytes", maxIdentity)
 	}
-	if rq.Resume != 0 && v.resume(rq.Resume, to) {
+	if rq.Resume != 0 && v.attached(ctx, rq.Resume, to) {
 		info.Session, info.Resumed = rq.Resume, true
 		info.LeaseGen = v.leases.attach(rq.Resume, rq.Dropped, clock.Boot())
 		info.Seq = v.newest()
@@ -96,13 +103,14 @@ func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession, to P
 		tx.then(func() {
 			v.smu.Lock()
 			defer v.smu.Unlock()
-			v.sessions[rec.ID] = &liveSession{rec: rec, to: to, seen: time.Now(), unlinked: map[tnv.Ino]bool{}}
+			v.sessions[rec.ID] = newLiveSession(rec, time.Now())
 		})
 		return nil
 	})
 	if err != nil {
 		return info, err
 	}
+	v.attached(ctx, rec.ID, to)
 	info.Session, info.Seq = rec.ID, v.newest()
 	info.LeaseGen = v.leases.attach(rec.ID, true, clock.Boot())
 	return info, nil
@@ -128,8 +136,9 @@ func (v *Volume) predecessors(identity string) (ids []tnv.SessionID) {
 	return ids
 }
 
-// resume notes a session's new connection; false if there is no such session.
-func (v *Volume) resume(id tnv.SessionID, to Pusher) bool {
+// attached notes a session's contact by a connection, which lasts until ctx
+// ends; false if there is no such session.
+func (v *Volume) attached(ctx context.Context, id tnv.SessionID, to Pusher) bool {
 	v.smu.Lock()
 	defer v.smu.Unlock()
 	s := v.sessions[id]
@@ -137,6 +146,12 @@ func (v *Volume) resume(id tnv.SessionID, to Pusher) bool {
 		return false
 	}
 	s.seen, s.to = time.Now(), to
+	s.conns++
+	context.AfterFunc(ctx, func() {
+		v.smu.Lock()
+		defer v.smu.Unlock()
+		s.conns--
+	})
 	return true
 }
 
@@ -179,7 +194,7 @@ func (v *Volume) CloseSession(ctx context.Context, id tnv.SessionID) error {
 	return v.EndSession(ctx, id)
 }
 
-// EndSession ends a session: its slots and unused block ids go, and it is not
+// EndSession ends a session: its locks, slots and unused block ids go, and it is not
 // waited for where an unlinked inode is kept for it. What it had not committed
 // is refused from then on. It goes on when the caller goes away; where it fails
 // half-way, Expire or the next owner goes on with it.
@@ -198,6 +213,9 @@ func (v *Volume) EndSession(ctx context.Context, id tnv.SessionID) error {
 		return nil
 	})
 	if err != nil || !there {
+		return err
+	}
+	if err := v.endLocks(ctx, id); err != nil { // first: others wait for them
 		return err
 	}
 	firsts, inos := v.heldBy(id)
@@ -282,11 +300,16 @@ func (v *Volume) endHalfEnded(ctx context.Context) error {
 
 // maxPause is how long Expire may not have been called without the tracker
 // itself counting as silent.
-const maxPause = 10 * time.Second
+const maxPause = 3 * time.Second
 
-// Expire ends the sessions that were silent for too long, and takes leases back
-// from those that have too many. It is called every
-// second or so. Time in which it was not does not count: who was silent then is
+// deadAfter is how long a session may be silent whose connection has ended, as it
+// does at once when a process is killed, while files without a name are kept for it.
+const deadAfter = 7 * time.Second
+
+// Expire ends the sessions that were silent for too long, or for some seconds
+// where others wait for what they hold, and takes leases back from those that
+// have too many. It is called every second or so. Time in which it was not does
+// not count: who was silent then is
 // this tracker, which was stopped or overloaded.
 func (v *Volume) Expire(ctx context.Context, now time.Time) error {
 	v.push(v.leases.trim(clock.Boot()))
@@ -299,12 +322,13 @@ func (v *Volume) Expire(ctx context.Context, now time.Time) error {
 	v.expired = now
 	var over []tnv.SessionID
 	for id, s := range v.sessions {
-		if now.Sub(s.seen) > v.cfg.SessionExpiry {
+		quiet := now.Sub(s.seen)
+		if quiet > v.cfg.SessionExpiry || quiet > deadAfter && s.conns == 0 && len(s.unlinked) > 0 {
 			over = append(over, id)
 		}
 	}
 	v.smu.Unlock()
-	var all []error
+	all := []error{v.sweepLocks(ctx, now)}
 	for _, id := range over {
 		v.log.WithField("session", id).Info("session expired")
 		all = append(all, v.EndSession(ctx, id))

@@ -51,6 +51,7 @@ type Volume struct {
 	cluster Cluster
 	cfg     Config
 	leases  *leases
+	locks   lockTable // guarded by mu
 
 	smu      sync.Mutex // guards what follows; taken inside mu, never around it
 	sessions map[tnv.SessionID]*liveSession
@@ -97,7 +98,7 @@ func OpenVolume(ctx context.Context, engine kv.Engine, lease kv.Lease, name stri
 	if err != nil {
 		return nil, err
 	}
-	v := &Volume{store: s, name: name, cluster: cfg.Cluster, cfg: cfg, leases: newLeases(cfg.LeaseTTL, cfg.CacheBytes),
+	v := &Volume{store: s, name: name, cluster: cfg.Cluster, cfg: cfg, leases: newLeases(cfg.LeaseTTL, cfg.CacheBytes), locks: newLockTable(),
 		expired: time.Now(), sessions: map[tnv.SessionID]*liveSession{}, grants: map[tnv.SessionID]map[tnv.BlockID]bool{},
 		counts:  counts{map[tnv.NodeID]int64{}, map[tnv.NodeID]int64{}, map[tnv.NodeID]int64{}, 0},
 		reclaim: map[tnv.Ino]bool{}, reclaimer: make(chan struct{}, 1)}
@@ -142,7 +143,7 @@ func (v *Volume) load(ctx context.Context) error {
 	if err := v.makeRoot(ctx); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{v.loadSessions, v.loadGrants, v.loadUnlinked, v.loadCounts, v.endHalfEnded} {
+	for _, step := range []func(context.Context) error{v.loadSessions, v.loadGrants, v.loadLocks, v.loadUnlinked, v.loadCounts, v.endHalfEnded} {
 		if err := step(ctx); err != nil {
 			return err
 		}

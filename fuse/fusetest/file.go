@@ -169,6 +169,7 @@ func (f *file) Close() error {
 		return err
 	}
 	defer f.v.mu.Unlock()
+	f.unlockLocked()
 	f.n.opens--
 	return nil
 }

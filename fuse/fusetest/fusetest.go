@@ -39,6 +39,9 @@ type node struct {
 	xattr  map[string][]byte
 	chunks map[int64]*chunk
 	opens  int
+
+	locks    []lock
+	unlocked chan struct{} // not nil: closed when locks change
 }
 
 // chunk is a piece of a file. What was shown to a reader is never written to again.
