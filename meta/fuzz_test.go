@@ -17,6 +17,7 @@ func samples() map[byte]encoder {
 		keyTrim:     mark{},
 		keySession:  &session{ID: 5, Identity: "i", Client: "c", Begun: 9, Ended: true},
 		keySlot:     &slot{Seq: 4, Reply: []byte{1, 2}},
+		keyRefs:     &references{Count: 2},
 		keyGrant:    &grant{Session: 3, Used: [grantSize / 64]uint64{1, 2, 3, 4}},
 		keyDeletion: mark{},
 		keyLacking:  &lacking{Home: tnv.Home{Ino: 1, Chunk: 2}, Bytes: 3},

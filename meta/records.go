@@ -401,6 +401,7 @@ var decoders = map[byte]func([]byte) (any, error){
 	keyTrim:     decodeMark,
 	keySession:  unpack[session],
 	keySlot:     decodeSlot,
+	keyRefs:     decodeReferences,
 	keyGrant:    decodeGrant,
 	keyDeletion: decodeMark,
 	keyLacking:  decodeLacking,

@@ -268,7 +268,8 @@ func messages() []any {
 		new(Extents), new(ExtentsReply), new(Resolve), new(ResolveReply), new(Create), new(CreateReply), new(Mkdir), new(Symlink),
 		new(Link), new(Unlink), new(UnlinkReply), new(Rmdir), new(Rename), new(SetAttr), new(SetXattr), new(RemoveXattr), new(Commit),
 		new(Grant), new(GrantReply), new(Put), new(PutReply), new(Get), new(GetReply), new(Delete), new(Sync), new(SyncReply),
-		new(Digest), new(DigestReply), new(List), new(ListReply), new(Repair), new(Locate), new(LocateReply)}
+		new(Digest), new(DigestReply), new(List), new(ListReply), new(Repair), new(Locate), new(LocateReply),
+		new(Seek), new(SeekReply), new(Fallocate), new(FallocateReply), new(CopyRange), new(CopyRangeReply)}
 }
 
 // FuzzDecode: no body can make a decoder panic or allocate beyond its length.
