@@ -28,7 +28,8 @@ var opNames = map[protocol.Type]string{
 	protocol.TypeRename: "rename", protocol.TypeSetAttr: "setattr", protocol.TypeSetXattr: "setxattr",
 	protocol.TypeRemoveXattr: "removexattr", protocol.TypeCommit: "commit", protocol.TypeGrant: "grant",
 	protocol.TypeSyncFS: "syncfs", protocol.TypeStatus: "status", protocol.TypeGetMap: "map",
-	protocol.TypeReleased: "released",
+	protocol.TypeReleased: "released", protocol.TypeAlive: "alive", protocol.TypeSeek: "seek",
+	protocol.TypeFallocate: "fallocate", protocol.TypeCopyRange: "copy range",
 }
 
 // elsewhere tells whether an answer says nothing of the operation, only that
