@@ -59,6 +59,7 @@ type File interface {
 	Sync(ctx context.Context, dataOnly bool) error
 	// Close releases the handle.
 	Close() error
+	contents
 }
 
 // volume makes a Backend of a client: its handles are Files.
@@ -69,7 +70,7 @@ func (v volume) OpenFile(ctx context.Context, ino tnv.Ino, flags int) (File, tnv
 	if err != nil {
 		return nil, a, err
 	}
-	return h, a, nil
+	return handleFile{h}, a, nil
 }
 
 func (v volume) CreateFile(ctx context.Context, cred tnv.Cred, req protocol.Create, flags int) (File, protocol.CreateReply, error) {
@@ -77,5 +78,5 @@ func (v volume) CreateFile(ctx context.Context, cred tnv.Cred, req protocol.Crea
 	if err != nil {
 		return nil, rep, err
 	}
-	return h, rep, nil
+	return handleFile{h}, rep, nil
 }
