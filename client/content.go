@@ -50,10 +50,23 @@ func (in *inode) fallocate(ctx context.Context, mode uint32, off, n uint64) (pro
 	var rep protocol.FallocateReply
 	req := protocol.Fallocate{Ino: in.ino, Mode: mode, Off: off, Len: n, KillSUID: in.killsSUID()}
 	err := in.c.mutate(ctx, tnv.Root, protocol.TypeFallocate, &rep, &req)
-	if err == nil {
+	switch {
+	case err == nil:
 		in.changed(rep.Attr, req.KillSUID)
+	case mayHappen(err):
+		in.markUnsynced()
 	}
 	return rep, err
+}
+
+// mayHappen tells of a mutation's error that the caller was interrupted or gave
+// up: it may be executed all the same, and fsync has to reckon with that.
+func mayHappen(err error) bool {
+	switch tnv.KindOf(err) {
+	case tnv.KindUnavailable, tnv.KindTimeout, tnv.KindCanceled, tnv.KindInterrupted, tnv.KindSessionEnded:
+		return true
+	}
+	return false
 }
 
 func (in *inode) killsSUID() bool {
@@ -153,14 +166,24 @@ func (h *Handle) CopyRange(ctx context.Context, to *Handle, off, toOff, n int64)
 	defer h.in.unlockCommit()
 	var rep protocol.CopyRangeReply
 	req := protocol.CopyRange{From: h.in.ino, FromOff: uint64(off), To: to.in.ino, ToOff: uint64(toOff), Len: uint64(n), KillSUID: to.in.killsSUID()}
-	if err := h.c.mutate(ctx, tnv.Root, protocol.TypeCopyRange, &rep, &req); err != nil {
-		return 0, err
-	}
-	if rep.Copied > 0 {
+	err := h.c.mutate(ctx, tnv.Root, protocol.TypeCopyRange, &rep, &req)
+	switch {
+	case err == nil && rep.Copied > 0:
 		to.in.changed(rep.Attr, req.KillSUID)
 		to.in.owe(h.in, rep.Groups, rep.Attr.Version)
+	case err != nil && mayHappen(err):
+		to.in.markUnsynced()
+		to.in.owe(h.in, h.c.groups(), 0)
 	}
-	return int64(rep.Copied), nil
+	return int64(rep.Copied), err
+}
+
+// groups are all groups of the cluster.
+func (c *Client) groups() (ids []tnv.GroupID) {
+	for _, g := range c.cmap.get().Groups {
+		ids = append(ids, g.ID)
+	}
+	return ids
 }
 
 // owe takes over what is not known to be on disk of an inode's blocks, which

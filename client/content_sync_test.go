@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -110,4 +111,39 @@ func TestContentAfterFailure(t *testing.T) {
 		t.Error("the owner was asked")
 	}
 	h.Close()
+}
+
+// A copy whose caller is interrupted may be executed all the same: fsync of the
+// target reckons with it.
+func TestSyncOfInterruptedCopy(t *testing.T) {
+	f := newFake(t, 1, 2)
+	c := f.connect(f.config())
+	h, to := create(t, c, "x"), create(t, c, "y")
+	_, err := to.WriteAt(ctx, []byte("before"), 0)
+	must(t, err)
+	must(t, to.Sync(ctx, false))
+	_, err = h.WriteAt(ctx, randomBytes(4, 1<<20), 0)
+	must(t, err)
+	executed := make(chan bool, 1)
+	ictx, interrupt := context.WithCancel(ctx)
+	f.track.mu.Lock()
+	f.track.after = func(typ protocol.Type) bool {
+		if typ == protocol.TypeCopyRange {
+			interrupt()
+			time.Sleep(50 * time.Millisecond) // the answer comes when nobody waits for it
+			executed <- true
+		}
+		return false
+	}
+	f.track.mu.Unlock()
+	if _, err := h.CopyRange(ictx, to, 0, 0, 1<<20); tnv.KindOf(err) != tnv.KindCanceled {
+		t.Fatalf("an interrupted copy: %v", err)
+	}
+	<-executed
+	must(t, to.Sync(ctx, false))
+	for i, s := range f.stores {
+		if k := unsyncedAt(s); k != 0 {
+			t.Errorf("%d blocks are not on disk of store %d", k, i)
+		}
+	}
 }
