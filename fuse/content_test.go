@@ -22,7 +22,7 @@ import (
 func TestContentTwins(t *testing.T) {
 	m := mountBackend(t, fusetest.New(), fuse.Options{})
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d %d", twinsEnv, m.dir, t.TempDir(), time.Now().UnixNano(), 1500))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d %d", twinsEnv, m.dir, t.TempDir(), time.Now().UnixNano(), 700))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

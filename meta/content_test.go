@@ -297,7 +297,7 @@ func newWorld(t *testing.T, cfg Config, span uint64, files int) *world {
 // every byte from which block it is; the checker looks at every record after
 // each step, and after restarts.
 func TestModelOfClones(t *testing.T) {
-	steps := 700
+	steps := 300
 	for name, cfg := range map[string]Config{"cached": {}, "evicted": {CacheBytes: 3000}} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, cfg, 3*tnv.ChunkSize, 3)
@@ -325,7 +325,7 @@ func TestModelOfClones(t *testing.T) {
 // the rest goes on, checked without waiting for it.
 func TestModelOfTrims(t *testing.T) {
 	w := newWorld(t, Config{}, 100*tnv.ChunkSize, 3)
-	for range 60 {
+	for range 20 {
 		for _, ino := range w.inos {
 			for range 30 {
 				w.write(ino, w.off())
