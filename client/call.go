@@ -29,7 +29,8 @@ var opNames = map[protocol.Type]string{
 	protocol.TypeRemoveXattr: "removexattr", protocol.TypeCommit: "commit", protocol.TypeGrant: "grant",
 	protocol.TypeSyncFS: "syncfs", protocol.TypeStatus: "status", protocol.TypeGetMap: "map",
 	protocol.TypeReleased: "released", protocol.TypeGetLock: "getlock", protocol.TypeSetLock: "lock",
-	protocol.TypeLockWait: "lock", protocol.TypeDropWaits: "lock",
+	protocol.TypeLockWait: "lock", protocol.TypeDropWaits: "lock", protocol.TypeAlive: "alive", protocol.TypeSeek: "seek",
+	protocol.TypeFallocate: "fallocate", protocol.TypeCopyRange: "copy range",
 }
 
 // elsewhere tells whether an answer says nothing of the operation, only that

@@ -25,7 +25,7 @@ func (in *inode) flush(ctx context.Context, mode flushMode) error {
 	target := in.dirty.seq
 	clean := len(in.dirty.sealed) == 0
 	if mode != flushCommit {
-		clean = clean && len(in.unsynced) == 0 && (mode == flushSyncData || !in.metaDirty)
+		clean = clean && len(in.unsynced) == 0 && len(in.foreign) == 0 && (mode == flushSyncData || !in.metaDirty)
 	}
 	in.mu.Unlock()
 	if clean {

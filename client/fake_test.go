@@ -226,6 +226,8 @@ func (t *fakeTracker) execute(f *protocol.Frame) ([]any, error) {
 		return nil, err
 	case protocol.TypeGetMap:
 		return []any{&protocol.GetMapReply{Map: m}}, nil
+	case protocol.TypeAlive:
+		return t.alive(f)
 	}
 	var head protocol.Head
 	if err := f.Decode(&head); err != nil {
@@ -300,6 +302,8 @@ func (t *fakeTracker) query(f *protocol.Frame, head *protocol.Head) ([]any, erro
 			return nil, tnv.E("resolve", tnv.KindNotExist, "%s", rq.Path)
 		}
 		return []any{&protocol.ResolveReply{Attr: t.files[ino].attr, Parent: tnv.RootIno}}, nil
+	case protocol.TypeSeek:
+		return t.seek(f, head)
 	case protocol.TypeExtents:
 		var rq protocol.Extents
 		if err := f.Decode(head, &rq); err != nil {
@@ -417,6 +421,8 @@ func (t *fakeTracker) mutate(f *protocol.Frame, head *protocol.Head, m *tnv.Map)
 			return nil, err
 		}
 		return t.commit(&rq, head.Session, m)
+	case protocol.TypeCopyRange:
+		return t.copyRange(f, head)
 	case protocol.TypeSyncFS:
 		return nil, nil
 	}

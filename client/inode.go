@@ -34,6 +34,7 @@ type inode struct {
 	killSUID bool                 // due with the next commit
 	// What fsync has to do beyond what is dirty.
 	unsynced  map[tnv.BlockKey]unsyncedBlock // committed or put, not known to be on disk
+	foreign   map[tnv.GroupID]uint64         // groups with blocks that others wrote, and this client made the inode's (see owe)
 	metaDirty bool                           // changed here since the last synced commit
 	everDirty atomic.Bool                    // this client changed it: it knows what fsync has to do
 }
@@ -154,7 +155,7 @@ func (t *inodes) release(in *inode) {
 func (in *inode) forgettable() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.dirty.empty() && len(in.unsynced) == 0 && !in.metaDirty
+	return in.dirty.empty() && len(in.unsynced) == 0 && len(in.foreign) == 0 && !in.metaDirty
 }
 
 // register counts a handle that is being opened, before the owner is asked.
@@ -410,7 +411,7 @@ func (t *inodes) gone(inos []tnv.Ino) {
 			continue
 		}
 		in.mu.Lock()
-		in.unsynced, in.metaDirty = nil, false
+		in.unsynced, in.foreign, in.metaDirty = nil, nil, false
 		in.mu.Unlock()
 		t.release(in)
 	}

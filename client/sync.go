@@ -128,46 +128,28 @@ func (c *Client) makeDurable(ctx context.Context, todo map[tnv.BlockKey]unsynced
 }
 
 // dropUnnamed takes blocks out of todo that a holder lacks because they were
-// deleted: no extent of their home names them any more (D9). Nothing of them
-// needs to be durable.
+// deleted: the owner says that nothing names them any more (D9). Nothing of them
+// needs to be durable. What has moved within its file, or only a clone names, does.
 func (c *Client) dropUnnamed(ctx context.Context, todo map[tnv.BlockKey]unsyncedBlock, held map[tnv.BlockKey]*piece, lost map[tnv.BlockKey][]tnv.NodeID) error {
-	named := map[tnv.Home]map[tnv.BlockID]bool{}
+	var ask []protocol.BlockHome
 	for key, b := range todo {
-		if held[key] != nil || len(lost[key]) == 0 {
-			continue
+		if held[key] == nil && len(lost[key]) > 0 {
+			ask = append(ask, protocol.BlockHome{Block: key.ID, Home: b.home})
 		}
-		ids, known := named[b.home]
-		if !known {
-			var err error
-			if ids, err = c.namedIn(ctx, b.home); err != nil {
-				return err
+	}
+	vol := c.vol()
+	for part := range slices.Chunk(ask, protocol.MaxBatch) {
+		var rep protocol.AliveReply
+		if err := c.plain(ctx, protocol.TypeAlive, &rep, &protocol.Alive{Vol: vol, Blocks: part}); err != nil {
+			return err
+		}
+		for i, s := range rep.State[:min(len(rep.State), len(part))] {
+			if s != protocol.LiveBlock {
+				delete(todo, tnv.BlockKey{Vol: vol, ID: part[i].Block})
 			}
-			named[b.home] = ids
-		}
-		if !ids[key.ID] {
-			delete(todo, key)
 		}
 	}
 	return nil
-}
-
-// namedIn asks the owner which blocks a chunk names; none if the inode is gone.
-func (c *Client) namedIn(ctx context.Context, home tnv.Home) (map[tnv.BlockID]bool, error) {
-	var rep protocol.ExtentsReply
-	_, err := c.read(ctx, tnv.Root, protocol.TypeExtents, &rep, &protocol.Extents{Ino: home.Ino, First: home.Chunk, Count: 1})
-	if k := tnv.KindOf(err); err != nil && (k == tnv.KindStale || k == tnv.KindNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	ids := map[tnv.BlockID]bool{}
-	for _, ch := range rep.Chunks {
-		for _, e := range ch {
-			ids[e.Block] = true
-		}
-	}
-	return ids, nil
 }
 
 // enoughLeft tells whether a block is durable on enough members although some
@@ -290,6 +272,11 @@ func (in *inode) syncRest(mode flushMode) error {
 	if err := in.syncBlocks(ctx, nil); err != nil {
 		return err
 	}
+	owed := in.owed()
+	if err := in.c.syncGroups(ctx, owed); err != nil {
+		return err
+	}
+	in.paid(owed)
 	in.mu.Lock()
 	due := mode == flushSync && in.metaDirty
 	in.metaDirty = in.metaDirty && !due
@@ -319,33 +306,30 @@ func (in *inode) syncForeign(ctx context.Context) error {
 	if in.c.cfg.ReadOnly {
 		return nil
 	}
-	groups := map[tnv.GroupID]bool{}
+	groups := map[tnv.GroupID]uint64{}
 	for first := uint64(0); ; first += protocol.MaxChunks {
+		at, there, err := in.seek(ctx, first*tnv.ChunkSize, false)
+		if err != nil {
+			return err
+		}
+		if !there {
+			break
+		}
+		first = at / tnv.ChunkSize
 		rep, err := in.askExtents(ctx, first, protocol.MaxChunks, 0)
 		if err != nil {
 			return err
 		}
 		for _, ch := range rep.Chunks {
 			for _, e := range ch {
-				groups[e.Group] = true
+				groups[e.Group] = 0
 			}
-		}
-		if (first+protocol.MaxChunks)*tnv.ChunkSize >= rep.Attr.Size {
-			break
 		}
 	}
 	octx, cancel := in.c.opCtx()
 	defer cancel()
-	for id := range groups {
-		g := in.c.cmap.get().Group(id)
-		if g == nil {
-			continue
-		}
-		for _, n := range g.Nodes {
-			if _, _, err := in.c.syncNode(octx, n.ID, nil); err != nil && tnv.KindOf(err) != tnv.KindMissing {
-				return err
-			}
-		}
+	if err := in.c.syncGroups(octx, groups); err != nil {
+		return err
 	}
 	return in.syncMeta(octx)
 }
@@ -355,20 +339,27 @@ func (in *inode) syncForeign(ctx context.Context) error {
 func (c *Client) syncAll(ctx context.Context, l []*inode) error {
 	todo := map[tnv.BlockKey]unsyncedBlock{}
 	meta := map[*inode]bool{}
+	owed, groups := map[*inode]map[tnv.GroupID]uint64{}, map[tnv.GroupID]uint64{}
 	for _, in := range l {
+		owed[in] = in.owed()
+		maps.Copy(groups, owed[in])
 		in.mu.Lock()
-		for k, b := range in.unsynced {
-			todo[k] = b
-		}
+		maps.Copy(todo, in.unsynced)
 		meta[in] = in.metaDirty
 		in.metaDirty = false
 		in.mu.Unlock()
 	}
 	_, err := c.makeDurable(ctx, todo, nil)
 	if err == nil {
+		err = c.syncGroups(ctx, groups)
+	}
+	if err == nil {
 		_, err = c.mutate(ctx, tnv.Root, protocol.TypeSyncFS, nil, &protocol.SyncFS{}, nil)
 	}
 	for _, in := range l {
+		if err == nil {
+			in.paid(owed[in])
+		}
 		in.mu.Lock()
 		if err != nil {
 			in.metaDirty = in.metaDirty || meta[in]

@@ -72,6 +72,7 @@ type File interface {
 	Unlock(ctx context.Context, kind protocol.LockKind, owner uint64) error
 	// Close releases the handle, and what was locked by it.
 	Close() error
+	contents
 }
 
 // volume makes a Backend of a client: its handles are Files.
@@ -82,7 +83,7 @@ func (v volume) OpenFile(ctx context.Context, ino tnv.Ino, flags int) (File, tnv
 	if err != nil {
 		return nil, a, err
 	}
-	return h, a, nil
+	return handleFile{h}, a, nil
 }
 
 func (v volume) CreateFile(ctx context.Context, cred tnv.Cred, req protocol.Create, flags int) (File, protocol.CreateReply, error) {
@@ -90,5 +91,5 @@ func (v volume) CreateFile(ctx context.Context, cred tnv.Cred, req protocol.Crea
 	if err != nil {
 		return nil, rep, err
 	}
-	return h, rep, nil
+	return handleFile{h}, rep, nil
 }

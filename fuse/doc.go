@@ -14,9 +14,14 @@
 // content changed is all in caching.go, and nowhere else.
 //
 // Permissions are the kernel's business (default_permissions), and so is the
-// umask. flock and fcntl locks hold between all mounts (lock.go). fallocate,
-// copy_file_range, O_TMPFILE and SEEK_HOLE are refused in the way that makes the
-// kernel or the C library do without.
+// umask. flock and fcntl locks hold between all mounts (lock.go). O_TMPFILE is
+// refused in the way that makes programs do without.
+//
+// fallocate allocates (the size; space is not reserved), punches and zeroes; the
+// kernel does not hand on collapsing and inserting. copy_file_range makes the
+// target name the source's blocks: cp uses it, as FICLONE, which it tries first,
+// never reaches a FUSE file system. SEEK_DATA and SEEK_HOLE are exact to the byte,
+// except that what is in mapped pages and not written out is not known to us.
 //
 // # Interrupts
 //

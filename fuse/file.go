@@ -233,14 +233,3 @@ func (f *FS) Release(_ <-chan struct{}, in *raw.ReleaseIn) {
 		f.pages.closed(h.ino)
 	}
 }
-
-// Lseek is the kernel's own: without us it takes files to have no holes.
-func (f *FS) Lseek(<-chan struct{}, *raw.LseekIn, *raw.LseekOut) raw.Status { return raw.ENOSYS }
-
-// Fallocate is not there: the kernel says EOPNOTSUPP from then on.
-func (f *FS) Fallocate(<-chan struct{}, *raw.FallocateIn) raw.Status { return raw.ENOSYS }
-
-// CopyFileRange is not there: the kernel copies through its pages.
-func (f *FS) CopyFileRange(<-chan struct{}, *raw.CopyFileRangeIn) (uint32, raw.Status) {
-	return 0, raw.ENOSYS
-}

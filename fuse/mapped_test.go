@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if args := os.Getenv(twinsEnv); args != "" {
+		compareTwins(args)
+	}
 	os.Exit(m.Run())
 }
 

@@ -11,16 +11,17 @@ import (
 // What the metadata says of blocks: which are to be deleted where, who lacks
 // one, and which are alive.
 
-// freeBlocks notes for every member of their groups that blocks which no extent
-// of their home names any more are to be deleted. Blocks with references
-// elsewhere are not freed.
+// freeBlocks frees blocks that have no references, and that no extent of their
+// home names any more.
 func (tx *Tx) freeBlocks(gone []tnv.Extent) {
-	v := tx.s.owner
 	tx.freed += len(gone)
+	tx.deleteBlocks(gone)
+}
+
+// deleteBlocks notes for every member of their groups that blocks are to be deleted.
+func (tx *Tx) deleteBlocks(gone []tnv.Extent) {
+	v := tx.s.owner
 	for _, e := range gone {
-		if e.Flags&tnv.ExtentShared != 0 {
-			continue // its count says when; see D1
-		}
 		g := v.cluster.Map().Group(e.Group)
 		if g == nil {
 			continue
@@ -145,7 +146,9 @@ func (v *Volume) Lacking(ctx context.Context, n tnv.NodeID, from tnv.BlockID, li
 
 // Alive tells which blocks may be named by the metadata, now or later. Dead is
 // said only of what is certain: an id that was given out, that the chunk of its
-// home does not name, and that no session may still commit, all of that on disk (D2).
+// home does not name, that has no references, and that no session may still
+// commit, all of that on disk (D2). Home may be any place where the block was
+// seen: in another than that of its header it has references.
 func (v *Volume) Alive(ctx context.Context, blocks []protocol.BlockHome) ([]protocol.Liveness, error) {
 	if len(blocks) > protocol.MaxBatch {
 		return nil, tnv.E("alive", tnv.KindInvalid, "%d blocks, at most %d", len(blocks), protocol.MaxBatch)
@@ -154,7 +157,7 @@ func (v *Volume) Alive(ctx context.Context, blocks []protocol.BlockHome) ([]prot
 	high := tnv.BlockID(v.highWater(idBlock))
 	err := v.read(ctx, func(tx *Tx) error {
 		for _, b := range blocks {
-			tx.want(chunkKey(b.Home.Ino, b.Home.Chunk), inodeKey(b.Home.Ino), grantKey(b.Block))
+			tx.want(chunkKey(b.Home.Ino, b.Home.Chunk), inodeKey(b.Home.Ino), grantKey(b.Block), refKey(b.Block))
 		}
 		if tx.missed() {
 			return errMiss
@@ -182,6 +185,9 @@ func (tx *Tx) dead(b protocol.BlockHome, high tnv.BlockID) (bool, error) {
 	}
 	g, err := getAs[grant](tx, grantKey(b.Block))
 	if err != nil || g != nil && !g.used(b.Block) {
+		return false, err
+	}
+	if r, err := getAs[references](tx, refKey(b.Block)); err != nil || r != nil {
 		return false, err
 	}
 	n, err := getAs[inode](tx, inodeKey(b.Home.Ino))

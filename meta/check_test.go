@@ -16,6 +16,7 @@ func (h *harness) check() {
 	entries, subdirs, names := map[tnv.Ino]uint64{}, map[tnv.Ino]uint32{}, map[tnv.Ino]uint32{}
 	parked := map[tnv.Ino]bool{}
 	blocks := map[tnv.BlockID]bool{}
+	refs := map[tnv.BlockID]uint64{}
 	alloc := map[tnv.Ino]uint64{}
 	xattrs := map[tnv.Ino]uint32{}
 	chunks := map[string]*chunk{}
@@ -44,6 +45,10 @@ func (h *harness) check() {
 				chunks[key] = &chunk{base: -1}
 			}
 			h.must(chunks[key].load(p.key[17:], p.value))
+		case keyRefs:
+			r, err := decodeReferences(p.value)
+			h.must(err)
+			refs[tnv.BlockID(split1(p.key))] = r.(*references).Count
 		case keyUnlinked:
 			parked[tnv.Ino(split1(p.key))] = true
 		case keyXattr:
@@ -104,6 +109,7 @@ func (h *harness) check() {
 	if use.Files != uint64(len(inodes)) || use.Bytes != bytes {
 		h.t.Errorf("usage %+v, but there are %d inodes with %d bytes", use, len(inodes), bytes)
 	}
+	h.checkRefs(chunks, refs)
 	for _, n := range h.cluster.m.Groups[0].Nodes {
 		ids, err := h.v.Deletions(ctx, n.ID, 0, 0)
 		h.must(err)

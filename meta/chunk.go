@@ -138,11 +138,11 @@ func allocated(l []tnv.Extent) uint64 {
 	return n
 }
 
-// blocksGone lists the blocks of was that is names no more.
+// blocksGone lists the blocks without references of was that is names no more.
 func blocksGone(was, is []tnv.Extent) []tnv.Extent {
 	gone := make(map[tnv.BlockID]bool, len(was))
 	for _, e := range was {
-		gone[e.Block] = e.Block != 0
+		gone[e.Block] = e.Block != 0 && e.Flags&tnv.ExtentShared == 0
 	}
 	for _, e := range is {
 		delete(gone, e.Block)
@@ -187,13 +187,14 @@ func (tx *Tx) writeChunk(n *inode, index uint64, add []tnv.Extent) (int64, error
 	}
 	grew := int64(allocated(is.extents)) - int64(allocated(was.extents))
 	if left != nil { // all of it goes: the new base replaces it
-		tx.freeBlocks(blocksGone(left.extents, nil))
+		tx.replaced(left.extents, nil)
 		is.base, is.deltas = left.base, left.deltas
 		grew -= int64(allocated(left.extents))
 	}
 	if old := covered(was.extents, top); len(old) > 0 || len(add) > 1 { // new ones may cover each other
 		tx.freeBlocks(blocksGone(append(old, add...), is.extents))
 	}
+	tx.recount(was.extents, is.extents)
 	tx.storeChunk(key, is, add, left != nil)
 	return grew, nil
 }
@@ -209,13 +210,32 @@ func covered(l, top []tnv.Extent) (out []tnv.Extent) {
 	return out
 }
 
+// setChunk gives a chunk of n other extents, sorted and disjoint.
+func (tx *Tx) setChunk(n *inode, index uint64, l []tnv.Extent) error {
+	old, left, err := tx.chunkOf(n, index)
+	if err != nil || old == nil && len(l) == 0 {
+		return err
+	}
+	if old == nil {
+		old = left // all of it goes
+	}
+	if old == nil {
+		old = &chunk{base: -1}
+	}
+	tx.replaced(old.extents, l)
+	is := &chunk{extents: l, seq: tx.seq, base: old.base, deltas: old.deltas}
+	tx.storeChunk(chunkKey(n.Ino, index), is, nil, true)
+	return tx.allocate(n, int64(allocated(l))-int64(allocated(old.extents)))
+}
+
 // storeChunk writes c, of which add is new: as a delta, or folded.
 func (tx *Tx) storeChunk(key string, c *chunk, add []tnv.Extent, whole bool) {
 	if len(c.extents) == 0 {
 		tx.dropChunk(key, c)
 		return
 	}
-	if !whole && len(c.extents) > foldAt && c.base >= 0 && c.added < max(foldAt, c.base) {
+	twice := len(c.deltas) > 0 && c.deltas[len(c.deltas)-1] == tx.seq // one batch has one delta
+	if !whole && !twice && len(c.extents) > foldAt && c.base >= 0 && c.added < max(foldAt, c.base) {
 		c.deltas = append(slices.Clone(c.deltas), tx.seq)
 		tx.raw = append(tx.raw, kv.Write{Key: []byte(chunkDeltaKey(key, tx.seq)), Value: encodeDelta(add)})
 		tx.put(key, c)
@@ -244,6 +264,8 @@ func formatKey(vol tnv.VolumeID, key string) string {
 	switch key[0] {
 	case keyInode, keyUnlinked, keyTrim:
 		return fmt.Sprintf("volume %d, inode %d", vol, split1(key))
+	case keyRefs, keyGrant:
+		return fmt.Sprintf("volume %d, block %d", vol, split1(key))
 	case keyChunk:
 		ino, c := split2(key)
 		return fmt.Sprintf("volume %d, inode %d, chunk %d", vol, ino, c)

@@ -19,6 +19,7 @@ func samples() map[byte]encoder {
 		keyLock:     &held{Pid: 9, Ranges: []lockRange{{0, 5, protocol.LockShared}, {6, protocol.LockEOF, protocol.LockExclusive}}},
 		keySession:  &session{ID: 5, Identity: "i", Client: "c", Begun: 9, Ended: true},
 		keySlot:     &slot{Seq: 4, Reply: []byte{1, 2}},
+		keyRefs:     &references{Count: 2},
 		keyGrant:    &grant{Session: 3, Used: [grantSize / 64]uint64{1, 2, 3, 4}},
 		keyDeletion: mark{},
 		keyLacking:  &lacking{Home: tnv.Home{Ino: 1, Chunk: 2}, Bytes: 3},

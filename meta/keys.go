@@ -20,6 +20,7 @@ import (
 //	L ino session owner kind what a lock's owner has locked
 //	S session                session
 //	s session slot           last reply of a slot
+//	R block                  extents that name the block, where not only its home does
 //	B first                  block ids granted: to whom, which are used
 //	G node block             deletion that a store has not confirmed
 //	M node block             block that a store lacks
@@ -41,6 +42,7 @@ const (
 	keyLock     = 'L'
 	keySession  = 'S'
 	keySlot     = 's'
+	keyRefs     = 'R'
 	keyGrant    = 'B'
 	keyDeletion = 'G'
 	keyLacking  = 'M'
@@ -80,6 +82,7 @@ func xattrKey(ino tnv.Ino, name string) string       { return key1(keyXattr, uin
 func chunkKey(ino tnv.Ino, chunk uint64) string      { return key2(keyChunk, uint64(ino), chunk) }
 func sessionKey(s tnv.SessionID) string              { return key1(keySession, uint64(s)) }
 func slotKey(s tnv.SessionID, slot uint32) string    { return key2(keySlot, uint64(s), uint64(slot)) }
+func refKey(b tnv.BlockID) string                    { return key1(keyRefs, uint64(b)) }
 func grantKey(b tnv.BlockID) string                  { return key1(keyGrant, uint64(b)&^(grantSize-1)) }
 func deletionKey(n tnv.NodeID, b tnv.BlockID) string { return key2(keyDeletion, uint64(n), uint64(b)) }
 func lackingKey(n tnv.NodeID, b tnv.BlockID) string  { return key2(keyLacking, uint64(n), uint64(b)) }

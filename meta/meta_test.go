@@ -44,10 +44,11 @@ type harness struct {
 	session tnv.SessionID
 	seq     uint64
 	blocks  []tnv.BlockID
+	homes   map[tnv.BlockID]tnv.Home // of all blocks that write has committed
 }
 
 func start(t testing.TB, engine kv.Engine, cfg Config) *harness {
-	h := &harness{t: t, engine: engine, cluster: twoMembers(), cfg: cfg}
+	h := &harness{t: t, engine: engine, cluster: twoMembers(), cfg: cfg, homes: map[tnv.BlockID]tnv.Home{}}
 	h.cfg.Cluster, h.cfg.Log = h.cluster, quiet()
 	if h.cfg.LeaseTTL == 0 {
 		h.cfg.LeaseTTL = 15 * time.Millisecond // restarts wait so long for sessions that do not come back

@@ -138,18 +138,25 @@ func statFS(tx *Tx, c *call, _ *protocol.StatFS) (*tnv.StatFS, error) {
 		st.Files, st.Bytes = u.Files, u.Bytes
 	}
 	for _, g := range c.v.cluster.Map().Groups {
-		capacity, free := ^uint64(0), ^uint64(0)
-		for _, n := range g.Nodes {
-			if n.Capacity == 0 {
-				continue // not heard of since the tracker's start
-			}
-			capacity = min(capacity, n.Capacity)
-			free = min(free, n.Capacity-min(n.Used, n.Capacity))
-		}
-		if capacity != ^uint64(0) {
+		if capacity, free, known := spaceOf(&g); known {
 			st.Capacity += capacity
 			st.Free += free
 		}
 	}
 	return &st, nil
+}
+
+// spaceOf is the space of a group in bytes: what its smallest member has. It is
+// not known if no member has been heard of since the tracker's start.
+func spaceOf(g *tnv.Group) (capacity, free uint64, known bool) {
+	capacity, free = ^uint64(0), ^uint64(0)
+	for _, n := range g.Nodes {
+		if n.Capacity == 0 {
+			continue
+		}
+		known = true
+		capacity = min(capacity, n.Capacity)
+		free = min(free, n.Capacity-min(n.Used, n.Capacity))
+	}
+	return capacity, free, known
 }

@@ -133,10 +133,7 @@ func (tx *Tx) allocate(n *inode, grew int64) error {
 
 // extentsIn counts the extents of chunks first to last.
 func (tx *Tx) extentsIn(ino tnv.Ino, first, last uint64) (int, error) {
-	keys := make([]string, 0, last-first+1)
-	for i := first; i <= last; i++ {
-		keys = append(keys, chunkKey(ino, i))
-	}
+	keys := chunkKeys(ino, first, last)
 	if err := tx.want(keys...); err != nil {
 		return 0, err
 	}
@@ -151,10 +148,7 @@ func (tx *Tx) extentsIn(ino tnv.Ino, first, last uint64) (int, error) {
 
 // freeChunks frees chunks first to last.
 func (tx *Tx) freeChunks(n *inode, first, last uint64) error {
-	keys := make([]string, 0, last-first+1)
-	for i := first; i <= last; i++ {
-		keys = append(keys, chunkKey(n.Ino, i))
-	}
+	keys := chunkKeys(n.Ino, first, last)
 	if err := tx.want(keys...); err != nil {
 		return err
 	}
@@ -166,7 +160,7 @@ func (tx *Tx) freeChunks(n *inode, first, last uint64) error {
 		if c == nil {
 			continue
 		}
-		tx.freeBlocks(blocksGone(c.extents, nil))
+		tx.replaced(c.extents, nil)
 		tx.dropChunk(key, c)
 		if err := tx.allocate(n, -int64(allocated(c.extents))); err != nil {
 			return err

@@ -23,6 +23,7 @@ var operations = map[protocol.Type]operation{
 	protocol.TypeListXattr:   direct(listXattr),
 	protocol.TypeSyncFS:      direct(syncFS),
 	protocol.TypeReleased:    direct(released),
+	protocol.TypeSeek:        direct(seek),
 	protocol.TypeCreate:      mutation(create),
 	protocol.TypeMkdir:       mutation(mkdir),
 	protocol.TypeSymlink:     mutation(symlink),
@@ -39,6 +40,8 @@ var operations = map[protocol.Type]operation{
 	protocol.TypeLockWait:    direct(lockWaits),
 	protocol.TypeDropWaits:   direct(dropWaits),
 	protocol.TypeSetLock:     readOnlyToo(setLock),
+	protocol.TypeFallocate:   mutation(fallocate),
+	protocol.TypeCopyRange:   mutation(copyRange),
 }
 
 // IsOperation tells whether a request of this type is for a volume.

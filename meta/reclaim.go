@@ -421,7 +421,7 @@ func trimChunks(tx *Tx, ino tnv.Ino, chunks []uint64) (next uint64, err error) {
 			next = i
 			break
 		}
-		tx.freeBlocks(blocksGone(left.extents, nil))
+		tx.replaced(left.extents, nil)
 		tx.dropChunk(chunkKey(ino, i), left)
 		if err := tx.allocate(&is, -int64(allocated(left.extents))); err != nil {
 			return next, err

@@ -402,6 +402,7 @@ var decoders = map[byte]func([]byte) (any, error){
 	keyLock:     decodeHeld,
 	keySession:  unpack[session],
 	keySlot:     decodeSlot,
+	keyRefs:     decodeReferences,
 	keyGrant:    decodeGrant,
 	keyDeletion: decodeMark,
 	keyLacking:  decodeLacking,

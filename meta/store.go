@@ -163,7 +163,9 @@ func (s *store) mutateOnce(tx *Tx, fn func(*Tx) error) (seq tnv.BatchSeq, fnErr,
 		return 0, nil, s.failed
 	}
 	tx.begin(s.seq+1, max(time.Now().UnixNano(), s.lastNow+1))
-	fnErr = fn(tx)
+	if fnErr = fn(tx); fnErr == nil && !tx.missed() {
+		fnErr = tx.settleRefs()
+	}
 	if tx.missed() {
 		return 0, nil, errMiss
 	}

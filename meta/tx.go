@@ -23,7 +23,8 @@ type Tx struct {
 	raw     []kv.Write
 	ids     map[string]uint64
 	after   []func()
-	freed   int // blocks that the function has freed
+	freed   int // blocks that the function has freed, or changed the references of
+	refs    map[tnv.BlockID]refChange
 
 	missing []string
 	lackIDs []string
@@ -39,6 +40,7 @@ func (tx *Tx) begin(seq tnv.BatchSeq, now int64) {
 	tx.seq, tx.now, tx.seen, tx.freed = seq, now, 0, 0
 	clear(tx.local)
 	clear(tx.ids)
+	clear(tx.refs)
 	tx.order, tx.raw, tx.after = tx.order[:0], tx.raw[:0], tx.after[:0]
 	tx.missing, tx.lackIDs = tx.missing[:0], tx.lackIDs[:0]
 	tx.wanted, tx.leased = tx.wanted[:0], protocol.Leased{}

@@ -41,7 +41,7 @@ func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Fram
 	case protocol.TypeStatus:
 		return reply(ctx, f, t.status)
 	}
-	if f.Type == protocol.TypeAlive && p.Role == protocol.RoleTool { // it changes nothing
+	if f.Type == protocol.TypeAlive && (p.Role == protocol.RoleTool || p.Role == protocol.RoleClient) { // it changes nothing
 		return reply(ctx, f, t.alive)
 	}
 	if p.Role != protocol.RoleStore {
