@@ -67,7 +67,19 @@ func (in *inode) mergedLocked() tnv.Attr {
 		a.Mtime = t
 		a.Ctime = max(a.Ctime, t)
 	}
+	if in.killSUID {
+		a.Mode = killSUID(a.Mode)
+	}
 	return a
+}
+
+// killSUID is the mode after a write by someone unprivileged, as the owner makes it.
+func killSUID(mode uint32) uint32 {
+	mode &^= 0o4000
+	if mode&0o010 != 0 {
+		mode &^= 0o2000
+	}
+	return mode
 }
 
 func (in *inode) markUnsynced() {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -132,6 +133,16 @@ func (r *releases) closed(ino tnv.Ino) {
 	if held {
 		r.add(ino)
 	}
+}
+
+// named says that an inode has a name again (it was made without one): it is not
+// to be released, and may be opened.
+func (r *releases) named(ino tnv.Ino) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.held, ino)
+	delete(r.sending, ino)
+	r.due = slices.DeleteFunc(r.due, func(d dueRelease) bool { return d.ino == ino })
 }
 
 // forget drops everything: the session it was for is over.

@@ -44,6 +44,10 @@ func (c *Client) SetAttr(ctx context.Context, cred tnv.Cred, req protocol.SetAtt
 	if in == nil {
 		return set()
 	}
+	if req.Mask == protocol.SetAccessed {
+		defer c.inodes.release(in)
+		return set()
+	}
 	defer c.inodes.release(in)
 	if err := in.flush(ctx, flushCommit); err != nil {
 		return tnv.Attr{}, err
@@ -85,6 +89,7 @@ func (c *Client) Link(ctx context.Context, cred tnv.Cred, req protocol.Link) (tn
 	if err := c.mutate(ctx, cred, protocol.TypeLink, &rep, &req); err != nil {
 		return tnv.Attr{}, err
 	}
+	c.releases.named(req.Ino)
 	return c.inodes.merge(rep.Attr), nil
 }
 

@@ -77,15 +77,24 @@ func (f *FS) attrs(out *raw.AttrOut, a *tnv.Attr, adopted bool) raw.Status {
 func (f *FS) GetAttr(cancel <-chan struct{}, in *raw.GetAttrIn, out *raw.AttrOut) raw.Status {
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
-	asked := f.now()
+	asked, asking := f.now(), f.acls.asking()
+	byHandle := in.Flags()&raw.FUSE_GETATTR_FH != 0 // before a read: it does not want to know of itself
+	if !byHandle {
+		f.atimes.settle(ctx, f.ino(in.NodeId))
+	}
 	a, err := f.b.GetAttr(ctx, cred(&in.InHeader), f.ino(in.NodeId))
 	if err != nil {
 		return status(err)
 	}
+	f.acls.tell(asking, &in.InHeader, &a)
 	st := f.attrs(out, &a, false)
-	if in.Flags()&raw.FUSE_GETATTR_FH != 0 {
+	if byHandle {
 		if h := f.handle(in.Fh()); h != nil {
 			h.validated.Store(asked)
+			h.access.judge(&f.atimes, &a)
+			if h.kept {
+				f.accessed(h)
+			}
 			out.Mtimensec = f.pages.mtimeForRead(a.Ino, out.Mtimensec)
 		}
 	}
@@ -96,10 +105,13 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *raw.GetAttrIn, out *raw.AttrOut
 func (f *FS) Statx(cancel <-chan struct{}, in *raw.StatxIn, out *raw.StatxOut) raw.Status {
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
+	asking := f.acls.asking()
+	f.atimes.settle(ctx, f.ino(in.NodeId))
 	a, err := f.b.GetAttr(ctx, cred(&in.InHeader), f.ino(in.NodeId))
 	if err != nil {
 		return status(err)
 	}
+	f.acls.tell(asking, &in.InHeader, &a)
 	if f.pages.told(&a, false) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}

@@ -23,12 +23,15 @@ type Options struct {
 	Root     tnv.Ino               // the directory shown as the mount's root; 0: the volume's
 	Log      *logrus.Entry         // nil: nothing is logged
 	Registry prometheus.Registerer // takes the metrics; may be nil
+	Atime    Atime
+	// NoDirAtime leaves directories' times of access alone.
+	NoDirAtime bool
 }
 
 // FS is a volume as go-fuse serves it. Make one with New.
 //
-// Lock order: dirStream.mu, then one of FS.mu, pages.mu, notifier.mu; none of
-// these three is held over a call of another.
+// Lock order: dirStream.mu, then one of FS.mu, pages.mu, notifier.mu, acls.mu,
+// atimes.mu; none of these five is held over a call of another.
 type FS struct {
 	raw.RawFileSystem // answers ENOSYS to what is not here
 	b                 Backend
@@ -36,6 +39,8 @@ type FS struct {
 	log               *logrus.Entry
 	pages             pages
 	notify            notifier
+	acls              acls
+	atimes            atimes
 	watchers          sync.WaitGroup // goroutines of interrupt.go
 	start             time.Time      // zero of the times in handle.validated
 
@@ -51,7 +56,9 @@ type handle struct {
 	ino       tnv.Ino
 	writable  bool
 	direct    bool         // O_APPEND: past the page cache
+	kept      bool         // the kernel may read from its pages alone
 	validated atomic.Int64 // when the kernel last asked for the attributes by this handle
+	access    access
 }
 
 // New shows the volume that c has open.
@@ -77,6 +84,7 @@ func NewBackend(b Backend, opt Options) *FS {
 		l.SetOutput(io.Discard)
 		f.log = logrus.NewEntry(l)
 	}
+	f.atimes.start(f, opt)
 	f.pages.inodes = map[tnv.Ino]*inode{}
 	f.notify.done, f.notify.seen = f.pages.dropped, f.pages.seen
 	if opt.Registry != nil {
@@ -121,9 +129,11 @@ func (f *FS) MountOptions(source string, options ...string) *raw.MountOptions {
 		MaxReadAhead:            maxWrite,
 		MaxInflightRequestBytes: maxRequestMemory,
 		DisableReadDirPlus:      true,
-		ExtraCapabilities:       raw.CAP_HANDLE_KILLPRIV_V2 | raw.CAP_ASYNC_DIO | raw.CAP_DIRECT_IO_ALLOW_MMAP,
-		PanicHandler:            f.panicked,
-		Logger:                  log.New(logWriter{f.log}, "", 0),
+		EnableAcl:               true,
+		ExtraCapabilities: raw.CAP_HANDLE_KILLPRIV_V2 | raw.CAP_ASYNC_DIO | raw.CAP_DIRECT_IO_ALLOW_MMAP |
+			raw.CAP_DONT_MASK | raw.CAP_SETXATTR_EXT,
+		PanicHandler: f.panicked,
+		Logger:       log.New(logWriter{f.log}, "", 0),
 	}
 }
 
@@ -151,6 +161,7 @@ func (f *FS) Init(s *raw.Server) { f.notify.to(s.InodeNotify) }
 func (f *FS) OnUnmount() {
 	f.notify.stop()
 	f.watchers.Wait()
+	f.atimes.stop()
 }
 
 // FlushAll flushes every handle that is open for writing, as close(2) does. It
