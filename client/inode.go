@@ -31,7 +31,7 @@ type inode struct {
 	ext      extentCache
 	dirty    dirtyData
 	writers  map[*Handle]struct{} // handles open for writing
-	killSUID bool                 // due with the next commit
+	killSUID bool                 // due with the next write
 	// What fsync has to do beyond what is dirty.
 	unsynced  map[tnv.BlockKey]unsyncedBlock // committed or put, not known to be on disk
 	metaDirty bool                           // changed here since the last synced commit
@@ -59,17 +59,7 @@ func (in *inode) noteLocked(a tnv.Attr) {
 // mergedLocked is the newest attributes with what is dirty here.
 func (in *inode) mergedLocked() tnv.Attr {
 	a := in.attr
-	if end := in.dirty.end(); end > a.Size {
-		a.Size = end
-		a.Blocks = max(a.Blocks, (end+511)/512)
-	}
-	if t := in.dirty.mtime(); t > a.Mtime {
-		a.Mtime = t
-		a.Ctime = max(a.Ctime, t)
-	}
-	if in.killSUID {
-		a.Mode = killSUID(a.Mode)
-	}
+	in.dirty.mergeInto(&a)
 	return a
 }
 

@@ -28,7 +28,7 @@ func seconds(ns int64) (sec uint64, nsec uint32) {
 func nanoseconds(sec uint64, nsec uint32) int64 {
 	s := int64(sec)
 	switch {
-	case s >= math.MaxInt64/1_000_000_000:
+	case s > (math.MaxInt64-int64(nsec))/1_000_000_000:
 		return math.MaxInt64
 	case s <= math.MinInt64/1_000_000_000:
 		return math.MinInt64
@@ -179,14 +179,8 @@ func (f *FS) SetAttr(cancel <-chan struct{}, in *raw.SetAttrIn, out *raw.AttrOut
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
 	ino := f.ino(in.NodeId)
-	req := setAttr(in, ino, f.pages.regular(ino))
-	var a tnv.Attr
-	var err error
-	if req.Mask == 0 {
-		a, err = f.b.GetAttr(ctx, cred(&in.InHeader), req.Ino)
-	} else {
-		a, err = f.b.SetAttr(ctx, cred(&in.InHeader), req)
-	}
+	req := setAttr(in, ino, f.pages.regular(ino)) // of nothing, too: chown(2) to nobody else is a change
+	a, err := f.b.SetAttr(ctx, cred(&in.InHeader), req)
 	if err != nil {
 		return status(err)
 	}
