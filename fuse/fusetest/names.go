@@ -95,7 +95,7 @@ func (v *Volume) Create(ctx context.Context, cred tnv.Cred, rq protocol.Create) 
 		return protocol.CreateReply{}, err
 	}
 	defer v.mu.Unlock()
-	mode := rq.Mode &^ rq.Umask
+	mode := v.maskedLocked(rq.Parent, rq.Mode, rq.Umask)
 	if rq.Unnamed {
 		n := v.makeLocked(tnv.Attr{Mode: mode, UID: cred.UID, GID: cred.GID, Flags: tnv.Linkable})
 		return protocol.CreateReply{Attr: n.attr, Created: true}, nil
@@ -110,13 +110,22 @@ func (v *Volume) Create(ctx context.Context, cred tnv.Cred, rq protocol.Create) 
 	return protocol.CreateReply{Attr: n.attr, Created: true}, nil
 }
 
+// maskedLocked applies the umask, unless the directory has a default ACL. That is
+// all that is done about ACLs.
+func (v *Volume) maskedLocked(parent tnv.Ino, mode, umask uint32) uint32 {
+	if dir, err := v.dirLocked(parent); err == nil && dir.attr.Flags&tnv.HasDefaultACL != 0 {
+		return mode
+	}
+	return mode &^ umask
+}
+
 // Mkdir makes a directory.
 func (v *Volume) Mkdir(ctx context.Context, cred tnv.Cred, rq protocol.Mkdir) (tnv.Attr, error) {
 	if err := v.begin(ctx, "mkdir"); err != nil {
 		return tnv.Attr{}, err
 	}
 	defer v.mu.Unlock()
-	n, err := v.addLocked(cred, rq.Parent, rq.Name, tnv.Attr{Mode: tnv.TypeDir.Mode() | rq.Mode&0o7777&^rq.Umask})
+	n, err := v.addLocked(cred, rq.Parent, rq.Name, tnv.Attr{Mode: tnv.TypeDir.Mode() | v.maskedLocked(rq.Parent, rq.Mode, rq.Umask)&0o7777})
 	if err != nil {
 		return tnv.Attr{}, err
 	}
