@@ -130,6 +130,16 @@ type mountFlag struct {
 	off bool
 }
 
+// directFlags are kernelFlags for go-fuse, to which zero would mean its own
+// default. The kernel ignores MS_MGC_VAL where it stands alone in the upper half;
+// beside strictatime or lazytime it is refused.
+func directFlags(options []string) uintptr {
+	if flags := kernelFlags(options); flags != 0 {
+		return flags
+	}
+	return unix.MS_MGC_VAL
+}
+
 // mountFlags are those options, by the names of mount(8).
 var mountFlags = map[string]mountFlag{
 	"ro": {unix.MS_RDONLY, false}, "rw": {unix.MS_RDONLY, true},

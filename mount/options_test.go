@@ -140,3 +140,19 @@ func TestAtimeOptions(t *testing.T) {
 		t.Errorf("nodiratime: %+v, %v", a.Options, err)
 	}
 }
+
+// What the kernel is given it takes: no magic number beside flags of the upper half.
+func TestDirectFlags(t *testing.T) {
+	for _, c := range []struct {
+		options []string
+		want    uintptr
+	}{
+		{nil, unix.MS_NOSUID | unix.MS_NODEV},
+		{[]string{"strictatime"}, unix.MS_NOSUID | unix.MS_NODEV | unix.MS_STRICTATIME},
+		{[]string{"suid", "dev"}, unix.MS_MGC_VAL},
+	} {
+		if got := directFlags(c.options); got != c.want {
+			t.Errorf("%v: %#x, want %#x", c.options, got, c.want)
+		}
+	}
+}

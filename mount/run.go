@@ -142,8 +142,7 @@ func (m *mounting) mount() (*raw.Server, error) {
 	if os.Geteuid() == 0 {
 		o = m.fs.MountOptions(m.cfg.source())
 		o.DirectMountStrict = true
-		// Never zero, which would mean go-fuse's default.
-		o.DirectMountFlags = kernelFlags(flags) | unix.MS_MGC_VAL
+		o.DirectMountFlags = directFlags(flags)
 		o.AllowOther = true
 	} else {
 		if _, err := fusermount(); err != nil {
