@@ -118,6 +118,39 @@ type Attr struct {
 	Parent  Ino    // of a directory; 0 for the rest
 	Version uint64 // changes with every change of the inode
 	Data    uint64 // changes whenever the content (or a directory's entries) does
+	Flags   AttrFlags
+}
+
+// AttrFlags tell of extended attributes that the kernel asks for again and
+// again: who has the attributes knows which of them are not there.
+type AttrFlags uint32
+
+const (
+	HasAccessACL  AttrFlags = 1 << iota // system.posix_acl_access
+	HasDefaultACL                       // system.posix_acl_default
+	HasCapability                       // security.capability
+	// Linkable marks a file that never had a name (O_TMPFILE) and may get one.
+	Linkable
+)
+
+// Extended attributes that mean something to the file system itself.
+const (
+	XattrAccessACL  = "system.posix_acl_access"
+	XattrDefaultACL = "system.posix_acl_default"
+	XattrCapability = "security.capability"
+)
+
+// XattrFlag is the flag that tells of an extended attribute, 0 for most names.
+func XattrFlag(name string) AttrFlags {
+	switch name {
+	case XattrAccessACL:
+		return HasAccessACL
+	case XattrDefaultACL:
+		return HasDefaultACL
+	case XattrCapability:
+		return HasCapability
+	}
+	return 0
 }
 
 // Type is the inode's type.

@@ -183,13 +183,11 @@ func (in *inode) sendCommit(ctx context.Context, batch []*piece, sync bool) (pro
 		req.Holders = append(req.Holders, protocol.BlockHolders{Block: p.put.meta.Key.ID, Holders: p.put.holders})
 		req.Size = max(req.Size, uint64(p.end()))
 		req.Mtime = max(req.Mtime, p.mtime)
+		req.KillSUID = req.KillSUID || p.kill
 		if req.MapEpoch == 0 || p.put.epoch < req.MapEpoch {
 			req.MapEpoch = p.put.epoch
 		}
 	}
-	in.mu.Lock()
-	req.KillSUID = in.killSUID
-	in.mu.Unlock()
 	return in.tellCommit(ctx, &req, s)
 }
 
@@ -211,7 +209,6 @@ func (in *inode) committed(batch []*piece, a tnv.Attr, synced bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.noteLocked(a)
-	in.killSUID = false
 	in.metaDirty = !synced
 	d := &in.dirty
 	for _, p := range batch {

@@ -23,6 +23,7 @@ type piece struct {
 	at    int    // where in buf they begin
 	mtime int64  // of the last write to it
 	used  uint64 // clock of the last write to it
+	kill  bool   // set-user-id and set-group-id go with its commit
 
 	// Once sealed:
 	seq  uint64
@@ -67,17 +68,32 @@ func (d *dirtyData) end() uint64 {
 	return uint64(e)
 }
 
-// mtime is the time of the last write that is not committed.
-func (d *dirtyData) mtime() (t int64) {
+// mergeInto changes attributes to those that the inode will have when all is committed.
+func (d *dirtyData) mergeInto(a *tnv.Attr) {
+	if d.empty() {
+		return
+	}
+	bytes, kill := 0, false
+	take := func(p *piece) {
+		bytes += p.n
+		kill = kill || p.kill
+		a.Mtime, a.Ctime = max(a.Mtime, p.mtime), max(a.Ctime, p.mtime)
+	}
 	for _, p := range d.sealed {
-		t = max(t, p.mtime)
+		take(p)
 	}
 	for _, w := range d.windows {
 		for _, p := range w {
-			t = max(t, p.mtime)
+			take(p)
 		}
 	}
-	return t
+	if end := d.end(); end > a.Size {
+		a.Size = end
+		a.Blocks = min((end+511)/512, a.Blocks+uint64(bytes+511)/512)
+	}
+	if kill {
+		a.Mode = killSUID(a.Mode)
+	}
 }
 
 // copyOver is a dirty run that lies over what the extents say.
@@ -146,6 +162,7 @@ func (in *inode) writeLocked(b []byte, off, now int64, spare *buffer) (want int,
 	copy(p.buf.b[p.at+int(off-p.off):], b)
 	p.n = max(p.n, int(end-p.off))
 	p.mtime = now
+	p.kill, in.killSUID = p.kill || in.killSUID, false
 	d.clock++
 	p.used = d.clock
 	d.windows[w] = in.trimLocked(list, i)
@@ -169,6 +186,7 @@ func (in *inode) trimLocked(list []*piece, i int) []*piece {
 		if q.n > 0 {
 			break
 		}
+		list[i].kill = list[i].kill || q.kill
 		in.c.mem.give(q.buf)
 		in.dirty.open--
 	}

@@ -175,8 +175,8 @@ func (h *Handle) Append(ctx context.Context, p []byte) (off int64, n int, err er
 	return int64(a.Size), n, err
 }
 
-// KillSUID makes the next commit clear set-user-id and set-group-id, as a write
-// by someone who is not root does.
+// KillSUID makes the next write clear set-user-id and set-group-id, as one by
+// someone who is not root does.
 func (h *Handle) KillSUID() {
 	h.in.mu.Lock()
 	h.in.killSUID = true

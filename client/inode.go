@@ -31,7 +31,7 @@ type inode struct {
 	ext      extentCache
 	dirty    dirtyData
 	writers  map[*Handle]struct{} // handles open for writing
-	killSUID bool                 // due with the next commit
+	killSUID bool                 // due with the next write
 	// What fsync has to do beyond what is dirty.
 	unsynced  map[tnv.BlockKey]unsyncedBlock // committed or put, not known to be on disk
 	foreign   map[tnv.GroupID]uint64         // groups with blocks that others wrote, and this client made the inode's (see owe)
@@ -60,15 +60,17 @@ func (in *inode) noteLocked(a tnv.Attr) {
 // mergedLocked is the newest attributes with what is dirty here.
 func (in *inode) mergedLocked() tnv.Attr {
 	a := in.attr
-	if end := in.dirty.end(); end > a.Size {
-		a.Size = end
-		a.Blocks = max(a.Blocks, (end+511)/512)
-	}
-	if t := in.dirty.mtime(); t > a.Mtime {
-		a.Mtime = t
-		a.Ctime = max(a.Ctime, t)
-	}
+	in.dirty.mergeInto(&a)
 	return a
+}
+
+// killSUID is the mode after a write by someone unprivileged, as the owner makes it.
+func killSUID(mode uint32) uint32 {
+	mode &^= 0o4000
+	if mode&0o010 != 0 {
+		mode &^= 0o2000
+	}
+	return mode
 }
 
 func (in *inode) markUnsynced() {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -137,6 +138,17 @@ func (r *releases) closed(ino tnv.Ino) {
 	if held {
 		r.add(ino)
 	}
+}
+
+// regained says that an inode has a name again (it was made without one): it is not
+// to be released, and may be opened.
+func (r *releases) regained(ino tnv.Ino) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.held, ino)
+	delete(r.named, ino)
+	delete(r.sending, ino)
+	r.due = slices.DeleteFunc(r.due, func(d dueRelease) bool { return d.ino == ino })
 }
 
 // forget drops everything: the session it was for is over.

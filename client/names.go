@@ -67,6 +67,10 @@ func (c *Client) SetAttr(ctx context.Context, cred tnv.Cred, req protocol.SetAtt
 	if in == nil {
 		return set()
 	}
+	if req.Mask == protocol.SetAccessed {
+		defer c.inodes.release(in)
+		return set()
+	}
 	defer c.inodes.release(in)
 	if err := in.flush(ctx, flushCommit); err != nil {
 		return tnv.Attr{}, err
@@ -137,6 +141,7 @@ func (c *Client) Link(ctx context.Context, cred tnv.Cred, req protocol.Link) (tn
 		return tnv.Attr{}, err
 	}
 	fl.take(with, req.Ino)
+	c.releases.regained(req.Ino)
 	return c.inodes.merge(rep.Attr), nil
 }
 

@@ -28,7 +28,7 @@ func seconds(ns int64) (sec uint64, nsec uint32) {
 func nanoseconds(sec uint64, nsec uint32) int64 {
 	s := int64(sec)
 	switch {
-	case s >= math.MaxInt64/1_000_000_000:
+	case s > (math.MaxInt64-int64(nsec))/1_000_000_000:
 		return math.MaxInt64
 	case s <= math.MinInt64/1_000_000_000:
 		return math.MinInt64
@@ -80,15 +80,24 @@ func (f *FS) attrs(out *raw.AttrOut, a *tnv.Attr, adopted bool) raw.Status {
 func (f *FS) GetAttr(cancel <-chan struct{}, in *raw.GetAttrIn, out *raw.AttrOut) raw.Status {
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
-	asked := f.now()
+	asked, asking := f.now(), f.acls.asking()
+	byHandle := in.Flags()&raw.FUSE_GETATTR_FH != 0 // before a read: it does not want to know of itself
+	if !byHandle {
+		f.atimes.settle(ctx, f.ino(in.NodeId))
+	}
 	a, err := f.b.GetAttr(ctx, cred(&in.InHeader), f.ino(in.NodeId))
 	if err != nil {
 		return status(err)
 	}
+	f.acls.tell(asking, &in.InHeader, &a)
 	st := f.attrs(out, &a, false)
-	if in.Flags()&raw.FUSE_GETATTR_FH != 0 {
+	if byHandle {
 		if h := f.handle(in.Fh()); h != nil {
 			h.validated.Store(asked)
+			h.access.judge(&f.atimes, &a)
+			if h.kept {
+				f.accessed(h)
+			}
 			if nsec := f.pages.mtimeForRead(a.Ino, out.Mtimensec); nsec != out.Mtimensec {
 				out.Mtimensec = nsec
 				out.SetTimeout(0) // it is not to be shown to anybody
@@ -102,10 +111,13 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *raw.GetAttrIn, out *raw.AttrOut
 func (f *FS) Statx(cancel <-chan struct{}, in *raw.StatxIn, out *raw.StatxOut) raw.Status {
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
+	asking := f.acls.asking()
+	f.atimes.settle(ctx, f.ino(in.NodeId))
 	a, err := f.b.GetAttr(ctx, cred(&in.InHeader), f.ino(in.NodeId))
 	if err != nil {
 		return status(err)
 	}
+	f.acls.tell(asking, &in.InHeader, &a)
 	if f.pages.told(&a, false) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
@@ -173,14 +185,8 @@ func (f *FS) SetAttr(cancel <-chan struct{}, in *raw.SetAttrIn, out *raw.AttrOut
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
 	ino := f.ino(in.NodeId)
-	req := setAttr(in, ino, f.pages.regular(ino))
-	var a tnv.Attr
-	var err error
-	if req.Mask == 0 {
-		a, err = f.b.GetAttr(ctx, cred(&in.InHeader), req.Ino)
-	} else {
-		a, err = f.b.SetAttr(ctx, cred(&in.InHeader), req)
-	}
+	req := setAttr(in, ino, f.pages.regular(ino)) // of nothing, too: chown(2) to nobody else is a change
+	a, err := f.b.SetAttr(ctx, cred(&in.InHeader), req)
 	if err != nil {
 		return status(err)
 	}

@@ -75,6 +75,9 @@ func (f *FS) ReadDir(cancel <-chan struct{}, in *raw.ReadIn, out *raw.DirEntryLi
 		if err != nil {
 			return err
 		}
+		if f.atimes.due(&rep.Dir) && cookie == cookieDotDot {
+			f.atimes.note(d.ino)
+		}
 		d.loaded, d.parent, d.entries, d.base, d.end = true, rep.Dir.Parent, rep.Entries, cookie, rep.End
 		return nil
 	}

@@ -13,9 +13,12 @@
 // kernel asks for the attributes before each read(2); what drops them when the
 // content changed is all in caching.go, and nowhere else.
 //
-// Permissions are the kernel's business (default_permissions), and so is the
-// umask. flock and fcntl locks hold between all mounts (lock.go). O_TMPFILE is
-// refused in the way that makes programs do without.
+// Permissions are the kernel's business (default_permissions), by ACLs too, which
+// are the owner's extended attributes (acl.go). The umask is applied by the owner:
+// it does not count under a default ACL. flock and fcntl locks hold between all
+// mounts (lock.go). Times of access are set by telling the owner of a read behind
+// the reader's back (atime.go): as the mount options say, not by following a
+// symbolic link, nor by what the kernel reads from its pages for a memory mapping.
 //
 // fallocate allocates (the size; space is not reserved), punches and zeroes; the
 // kernel does not hand on collapsing and inserting. copy_file_range makes the

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	raw "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/protocol"
@@ -39,7 +40,10 @@ func (f *FS) opened(out *raw.OpenOut, file File, a *tnv.Attr, flags uint32) {
 		writable: flags&syscall.O_ACCMODE != syscall.O_RDONLY}
 	h.direct = h.writable && flags&syscall.O_APPEND != 0
 	h.validated.Store(-int64(trustFor))
+	h.access.never = flags&unix.O_NOATIME != 0
+	h.access.judge(&f.atimes, a)
 	keep, drop := f.pages.open(a, h.writable)
+	h.kept = keep
 	if drop {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
@@ -65,6 +69,7 @@ func (f *FS) Read(cancel <-chan struct{}, in *raw.ReadIn, _ []byte) (raw.ReadRes
 	if f.now()-h.validated.Load() < int64(trustFor) {
 		view = h.file.ViewVersion
 	}
+	f.accessed(h)
 	v := &viewed{}
 	for want := int(in.Size); v.size < want; view = h.file.ViewVersion {
 		parts, release, err := view(ctx, int64(in.Offset)+int64(v.size), want-v.size)

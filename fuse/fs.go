@@ -23,12 +23,15 @@ type Options struct {
 	Root     tnv.Ino               // the directory shown as the mount's root; 0: the volume's
 	Log      *logrus.Entry         // nil: nothing is logged
 	Registry prometheus.Registerer // takes the metrics; may be nil
+	Atime    Atime
+	// NoDirAtime leaves directories' times of access alone.
+	NoDirAtime bool
 }
 
 // FS is a volume as go-fuse serves it. Make one with New.
 //
-// Lock order: dirStream.mu, then one of FS.mu, pages.mu, known.mu, notifier.mu; none
-// of these four is held over a call of another.
+// Lock order: dirStream.mu, then one of FS.mu, pages.mu, known.mu, notifier.mu,
+// acls.mu, atimes.mu; none of these six is held over a call of another.
 type FS struct {
 	raw.RawFileSystem // answers ENOSYS to what is not here
 	b                 Backend
@@ -37,6 +40,8 @@ type FS struct {
 	pages             pages
 	known             known
 	notify            notifier
+	acls              acls
+	atimes            atimes
 	watchers          sync.WaitGroup // goroutines of interrupt.go
 	start             time.Time      // zero of the times in handle.validated
 	over              chan struct{}  // closed when the kernel's side has ended
@@ -53,7 +58,9 @@ type handle struct {
 	ino       tnv.Ino
 	writable  bool
 	direct    bool         // O_APPEND: past the page cache
+	kept      bool         // the kernel may read from its pages alone
 	validated atomic.Int64 // when the kernel last asked for the attributes by this handle
+	access    access
 }
 
 // New shows the volume that c has open.
@@ -84,6 +91,7 @@ func NewBackend(b Backend, opt Options) *FS {
 		l.SetOutput(io.Discard)
 		f.log = logrus.NewEntry(l)
 	}
+	f.atimes.start(f, opt)
 	f.pages.inodes = map[tnv.Ino]*inode{}
 	f.known.inodes = map[tnv.Ino]*knownInode{}
 	f.notify.done, f.notify.seen = f.pages.dropped, f.pages.seen
@@ -130,9 +138,11 @@ func (f *FS) MountOptions(source string, options ...string) *raw.MountOptions {
 		MaxInflightRequestBytes: maxRequestMemory,
 		DisableReadDirPlus:      true,
 		EnableLocks:             true,
-		ExtraCapabilities:       raw.CAP_HANDLE_KILLPRIV_V2 | raw.CAP_ASYNC_DIO | raw.CAP_DIRECT_IO_ALLOW_MMAP,
-		PanicHandler:            f.panicked,
-		Logger:                  log.New(logWriter{f.log}, "", 0),
+		EnableAcl:               true,
+		ExtraCapabilities: raw.CAP_HANDLE_KILLPRIV_V2 | raw.CAP_ASYNC_DIO | raw.CAP_DIRECT_IO_ALLOW_MMAP |
+			raw.CAP_DONT_MASK | raw.CAP_SETXATTR_EXT,
+		PanicHandler: f.panicked,
+		Logger:       log.New(logWriter{f.log}, "", 0),
 	}
 }
 
@@ -165,6 +175,7 @@ func (f *FS) OnUnmount() {
 	close(f.over)
 	f.notify.stop()
 	f.watchers.Wait()
+	f.atimes.stop()
 }
 
 // FlushAll flushes every handle that is open for writing, as close(2) does. It

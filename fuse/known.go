@@ -16,14 +16,15 @@ const maxTimeout = 3 * time.Second
 // known is what the kernel knows of inodes: whether it has them, and until when it
 // may believe attributes that it was told.
 //
-// Invariant: whenever a reply with a timeout may be on its way to the kernel, or
-// in force there, until is not over. So where it is over, there is nothing to
-// invalidate; and where it is not, a notification makes the kernel drop what it has,
-// and refuse what is on its way: it compares the version of its attributes with
-// that from before the request (attr_version in fs/fuse/inode.c). That it does for
-// LOOKUP and GETATTR of inodes that it has; so no other reply carries a timeout,
-// and LOOKUP's only where the kernel has proven, by naming the inode itself, that
-// it has it (K4).
+// Invariant: until is not over whenever a reply with a timeout is on its way to the
+// kernel, or in force there. So where it is over, there is nothing to invalidate;
+// and where it is not, a notification makes the kernel drop what it has, and refuse
+// what is on its way: it compares the version of its attributes with that from
+// before the request (attr_version in fs/fuse/inode.c). That it does for LOOKUP
+// and GETATTR of inodes that it has; so no other reply carries a timeout, and
+// LOOKUP's only where the kernel has proven, by naming the inode itself, that it
+// has it (K4). A reply that is not on its way yet when its lease is recalled gets
+// no timeout: so it is not refused, with the news of size and mtime that it brings.
 type known struct {
 	mu     sync.Mutex
 	inodes map[tnv.Ino]*knownInode
@@ -33,6 +34,7 @@ type knownInode struct {
 	lookups uint64 // as the kernel counts them; at 0 it has forgotten the inode
 	proven  bool   // the kernel has named it in a request since it was learnt
 	until   time.Duration
+	recalls uint64 // how often it was not to be believed any more
 }
 
 // entered notes one more reference to an inode that goes to the kernel.
@@ -62,31 +64,32 @@ func (k *known) forgot(ino tnv.Ino, lookups uint64) {
 	}
 }
 
-// promise says that a reply with a timeout may follow; by its caller's request
-// the kernel names the inode itself, or else does not. The function returned is
-// called with the timeout that the reply gets. false: it must get none.
-func (k *known) promise(ino tnv.Ino, named bool) (settle func(time.Duration), ok bool) {
+// reply begins a reply that may get a timeout; by its request the kernel names
+// the inode itself, or else does not. nil: it must get none.
+func (k *known) reply(ino tnv.Ino, named bool) (n *knownInode, recalls uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	n := k.inodes[ino]
+	n = k.inodes[ino]
 	if n == nil && named { // the root, of which the kernel has a reference from the start
 		n = &knownInode{lookups: 1}
 		k.inodes[ino] = n
 	}
 	if n == nil || !named && !n.proven {
-		return nil, false
+		return nil, 0
 	}
 	n.proven = true
-	now := clock.Boot()
-	was, mine := n.until, max(n.until, now+maxTimeout)
-	n.until = mine
-	return func(d time.Duration) {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if n.until == mine { // nobody else has promised, and nothing was invalidated
-			n.until = max(was, now+d)
-		}
-	}, true
+	return n, n.recalls
+}
+
+// timeout gives a reply its timeout, at most d.
+func (k *known) timeout(n *knownInode, recalls uint64, d time.Duration) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if n.recalls != recalls {
+		return 0
+	}
+	n.until = max(n.until, clock.Boot()+d)
+	return d
 }
 
 // believed tells whether the kernel may believe attributes of an inode, and takes
@@ -95,11 +98,13 @@ func (k *known) believed(ino tnv.Ino) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	n := k.inodes[ino]
-	if n == nil || n.until == 0 {
-		return false
-	}
-	live := clock.Boot() < n.until
+	return n != nil && n.recalled(clock.Boot())
+}
+
+func (n *knownInode) recalled(now time.Duration) (live bool) {
+	live = now < n.until
 	n.until = 0
+	n.recalls++
 	return live
 }
 
@@ -110,10 +115,9 @@ func (k *known) all() (inos []tnv.Ino) {
 	defer k.mu.Unlock()
 	now := clock.Boot()
 	for ino, n := range k.inodes {
-		if now < n.until {
+		if n.recalled(now) {
 			inos = append(inos, ino)
 		}
-		n.until = 0
 	}
 	return inos
 }
@@ -128,16 +132,15 @@ func (k *known) len() int {
 // to a request that names the inode itself (GETATTR), or does not (LOOKUP): as
 // long as they are leased, and its pages are of the same version.
 func (f *FS) attrTime(a *tnv.Attr, named bool) time.Duration {
-	settle, ok := f.known.promise(a.Ino, named)
-	if !ok {
+	n, recalls := f.known.reply(a.Ino, named)
+	if n == nil {
 		return 0
 	}
 	d := min(f.b.AttrLease(a.Ino, a.Version), maxTimeout)
-	if f.pages.unsettled(a.Ino) {
-		d = 0
+	if d == 0 || f.pages.unsettled(a.Ino) {
+		return 0
 	}
-	settle(d)
-	return d
+	return f.known.timeout(n, recalls, d)
 }
 
 // Invalidate has the kernel drop what it believes of inodes (client.Watcher). The

@@ -14,6 +14,7 @@ func (f *FS) Lookup(cancel <-chan struct{}, in *raw.InHeader, name string, out *
 	ctx := f.begin(cancel, in)
 	defer ctx.end()
 	parent := f.ino(in.NodeId)
+	asking := f.acls.asking()
 	var a tnv.Attr
 	var err error
 	if name == "." || name == ".." && parent == f.root {
@@ -21,9 +22,13 @@ func (f *FS) Lookup(cancel <-chan struct{}, in *raw.InHeader, name string, out *
 	} else {
 		a, err = f.b.Lookup(ctx, cred(in), parent, name)
 	}
+	if err == nil && f.atimes.settle(ctx, a.Ino) {
+		a, err = f.b.GetAttr(ctx, cred(in), a.Ino)
+	}
 	if err != nil {
 		return status(err)
 	}
+	f.acls.tell(asking, in, &a)
 	st := f.entry(out, &a)
 	out.SetAttrTimeout(f.attrTime(&a, false))
 	return st
@@ -41,7 +46,7 @@ func (f *FS) Mknod(cancel <-chan struct{}, in *raw.MknodIn, name string, out *ra
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
 	rep, err := f.b.Create(ctx, cred(&in.InHeader), protocol.Create{
-		Parent: f.ino(in.NodeId), Name: name, Mode: in.Mode, Rdev: in.Rdev, Excl: true})
+		Parent: f.ino(in.NodeId), Name: name, Mode: in.Mode, Umask: in.Umask, Rdev: in.Rdev, Excl: true})
 	if err != nil {
 		return status(err)
 	}
@@ -53,7 +58,7 @@ func (f *FS) Mkdir(cancel <-chan struct{}, in *raw.MkdirIn, name string, out *ra
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
 	a, err := f.b.Mkdir(ctx, cred(&in.InHeader), protocol.Mkdir{
-		Parent: f.ino(in.NodeId), Name: name, Mode: in.Mode & 0o7777})
+		Parent: f.ino(in.NodeId), Name: name, Mode: in.Mode & 0o7777, Umask: in.Umask})
 	if err != nil {
 		return status(err)
 	}
@@ -128,15 +133,33 @@ func (f *FS) Create(cancel <-chan struct{}, in *raw.CreateIn, name string, out *
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
 	file, rep, err := f.b.CreateFile(ctx, cred(&in.InHeader), protocol.Create{Parent: f.ino(in.NodeId), Name: name,
-		Mode: syscall.S_IFREG | in.Mode&0o7777, Excl: true}, int(in.Flags)&openFlags)
+		Mode: syscall.S_IFREG | in.Mode&0o7777, Umask: in.Umask, Excl: true}, int(in.Flags)&openFlags)
 	if err != nil {
 		if tnv.KindOf(err) == tnv.KindExist && in.Flags&syscall.O_EXCL == 0 {
 			return raw.Status(syscall.ESTALE)
 		}
 		return status(err)
 	}
-	f.entry(&out.EntryOut, &rep.Attr)
-	f.opened(&out.OpenOut, file, &rep.Attr, in.Flags)
-	f.pages.noCaps(rep.Attr.Ino, rep.Attr.Version) // it is new
+	f.created(out, file, &rep.Attr, in.Flags)
 	return raw.OK
+}
+
+// Tmpfile makes and opens a regular file that has no name; linkat(2) may give it one.
+func (f *FS) Tmpfile(cancel <-chan struct{}, in *raw.CreateIn, out *raw.CreateOut) raw.Status {
+	ctx := f.begin(cancel, &in.InHeader)
+	defer ctx.end()
+	file, rep, err := f.b.CreateFile(ctx, cred(&in.InHeader), protocol.Create{Parent: f.ino(in.NodeId), Unnamed: true,
+		Mode: syscall.S_IFREG | in.Mode&0o7777, Umask: in.Umask}, int(in.Flags)&openFlags)
+	if err != nil {
+		return status(err)
+	}
+	f.created(out, file, &rep.Attr, in.Flags)
+	return raw.OK
+}
+
+// created tells the kernel of a file that is new, and open.
+func (f *FS) created(out *raw.CreateOut, file File, a *tnv.Attr, flags uint32) {
+	f.entry(&out.EntryOut, a)
+	f.opened(&out.OpenOut, file, a, flags)
+	f.pages.noCaps(a.Ino, a.Version) // it is new
 }

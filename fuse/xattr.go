@@ -5,15 +5,18 @@ import (
 
 	raw "github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/protocol"
 )
 
 // capability is what the kernel asks for before it writes; see caching.go.
-const capability = "security.capability"
+const capability = tnv.XattrCapability
 
-// refused tells of names in the system namespace. They are the kernel's ACLs,
-// which this mount does not have: ls(1) asks each file for them until it hears so.
-func refused(name string) bool { return strings.HasPrefix(name, "system.") }
+// refused tells of names in the system namespace that are not ACLs: some programs
+// ask each file for one of another system.
+func refused(name string) bool {
+	return strings.HasPrefix(name, "system.") && tnv.XattrFlag(name) == 0
+}
 
 // GetXAttr reads an extended attribute, or its size into no buffer.
 func (f *FS) GetXAttr(cancel <-chan struct{}, in *raw.InHeader, name string, dest []byte) (uint32, raw.Status) {
@@ -21,6 +24,9 @@ func (f *FS) GetXAttr(cancel <-chan struct{}, in *raw.InHeader, name string, des
 		return 0, raw.ENOTSUP
 	}
 	ino := f.ino(in.NodeId)
+	if f.acls.none(in, ino, name) {
+		return 0, raw.ENODATA
+	}
 	version, none := f.pages.capsVersion(ino)
 	// Without a buffer, that is the kernel itself; programs that mean it have one.
 	if none && name == capability && len(dest) == 0 {
@@ -72,9 +78,12 @@ func (f *FS) SetXAttr(cancel <-chan struct{}, in *raw.SetXAttrIn, name string, d
 	defer ctx.end()
 	ino := f.ino(in.NodeId)
 	err := f.b.SetXattr(ctx, cred(&in.InHeader), protocol.SetXattr{Ino: ino, Name: name,
-		Value: append([]byte(nil), data...), Flags: in.Flags})
-	if name == capability {
+		Value: append([]byte(nil), data...), Flags: in.Flags, KillSGID: in.SetXAttrFlags&raw.SETXATTR_ACL_KILL_SGID != 0})
+	switch tnv.XattrFlag(name) {
+	case tnv.HasCapability:
 		f.pages.capsChanged(ino)
+	case tnv.HasAccessACL, tnv.HasDefaultACL:
+		f.acls.sets.Add(1)
 	}
 	return status(err)
 }

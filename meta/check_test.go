@@ -59,6 +59,7 @@ func (h *harness) check() {
 			use = *u.(*usage)
 		}
 	}
+	h.checkFlags(pairs, inodes)
 	for key, c := range chunks {
 		ino, _ := split2(key)
 		if inodes[tnv.Ino(ino)] == nil {

@@ -11,7 +11,7 @@ import (
 // samples has a record of every class, as it is stored.
 func samples() map[byte]encoder {
 	return map[byte]encoder{
-		keyInode:    &inode{Attr: tnv.Attr{Ino: 7, Mode: 0o100644, Nlink: 1, Size: 5}, TrimSeq: 3, Target: "t"},
+		keyInode:    &inode{Attr: tnv.Attr{Ino: 7, Mode: 0o100644, Nlink: 1, Size: 5, Flags: tnv.HasAccessACL}, TrimSeq: 3, Target: "t", Xattrs: 2},
 		keyDentry:   &dentry{Ino: 7, Type: tnv.TypeRegular},
 		keyXattr:    &xattr{Value: []byte("v")},
 		keyUnlinked: &unlinked{Waiting: []tnv.SessionID{1, 2}},
@@ -48,7 +48,7 @@ func TestRecordsReadBack(t *testing.T) {
 		if again := got.(encoder).encode(); !bytes.Equal(again, b) {
 			t.Errorf("class %c: %x was read back as %x", class, b, again)
 		}
-		for _, bad := range [][]byte{nil, append([]byte{recordV1 + 1}, b[1:]...)} {
+		for _, bad := range [][]byte{nil, append([]byte{recordV2 + 1}, b[1:]...)} {
 			if _, err := decode(bad); err == nil {
 				t.Errorf("class %c: %x is taken for a record", class, bad)
 			}
@@ -102,4 +102,15 @@ func FuzzChunk(f *testing.F) {
 			t.Fatal("a record of an unknown kind was taken")
 		}
 	})
+}
+
+// An inode as the first format had it, without flags, is still read.
+func TestOldInodeRecord(t *testing.T) {
+	is := &inode{Attr: tnv.Attr{Ino: 7, Mode: 0o100644, Nlink: 1, Size: 5}, Xattrs: 2, Target: "t"}
+	b := is.encode()
+	old := append([]byte{recordV1}, b[1:1+6*4]...)
+	got, err := decodeInode(append(old, b[1+7*4:]...))
+	if err != nil || *got.(*inode) != *is {
+		t.Fatalf("%+v, %v, want %+v", got, err, is)
+	}
 }

@@ -119,7 +119,7 @@ func (tx *Tx) freshName(parent tnv.Ino, name string) (*inode, error) {
 }
 
 // makeInode makes an inode and its first name.
-func (tx *Tx) makeInode(c *call, parent tnv.Ino, name string, n inode) (*inode, error) {
+func (tx *Tx) makeInode(c *call, parent tnv.Ino, name string, umask uint32, n inode) (*inode, error) {
 	if err := tx.want(usageKey()); err != nil {
 		return nil, err
 	}
@@ -127,6 +127,23 @@ func (tx *Tx) makeInode(c *call, parent tnv.Ino, name string, n inode) (*inode, 
 	if err != nil {
 		return nil, err
 	}
+	made, err := tx.bareInode(c, dir, umask, n)
+	if err != nil {
+		return nil, err
+	}
+	tx.set(dentryKey(parent, name), &dentry{made.Ino, made.Type()})
+	subdirs := 0
+	if made.IsDir() {
+		subdirs = 1
+	}
+	if err := tx.updateDir(parent, 1, subdirs); err != nil {
+		return nil, err
+	}
+	return made, tx.addUsage(1, 0)
+}
+
+// bareInode makes an inode that belongs in a directory, and no name.
+func (tx *Tx) bareInode(c *call, dir *inode, umask uint32, n inode) (*inode, error) {
 	id, err := tx.newIDs(idIno, 1)
 	if err != nil {
 		return nil, err
@@ -139,18 +156,12 @@ func (tx *Tx) makeInode(c *call, parent tnv.Ino, name string, n inode) (*inode, 
 			n.Mode |= 0o2000
 		}
 	}
-	n.Atime, n.Mtime, n.Ctime, n.Btime = tx.now, tx.now, tx.now, tx.now
-	n.Data = uint64(tx.seq)
-	made := tx.update(n)
-	tx.set(dentryKey(parent, name), &dentry{made.Ino, made.Type()})
-	subdirs := 0
-	if made.IsDir() {
-		subdirs = 1
-	}
-	if err := tx.updateDir(parent, 1, subdirs); err != nil {
+	if err := tx.inherit(dir, &n, umask); err != nil {
 		return nil, err
 	}
-	return made, tx.addUsage(1, 0)
+	n.Atime, n.Mtime, n.Ctime, n.Btime = tx.now, tx.now, tx.now, tx.now
+	n.Data = uint64(tx.seq)
+	return tx.update(n), nil
 }
 
 // addUsage counts inodes and allocated bytes of the volume.

@@ -88,6 +88,9 @@ func commit(tx *Tx, c *call, rq *protocol.Commit) (*protocol.AttrReply, error) {
 	if rq.KillSUID {
 		is.Mode = killSUID(is.Mode)
 	}
+	if err := tx.dropXattr(&is, tnv.XattrCapability); err != nil {
+		return nil, err
+	}
 	is.Data = uint64(tx.seq)
 	return attrReply(tx.update(is)), nil
 }

@@ -35,7 +35,7 @@ func resolve(tx *Tx, c *call, rq *protocol.Resolve) (*protocol.ResolveReply, err
 			}
 			continue
 		}
-		if err := maySearch(at, c.head.Cred); err != nil {
+		if err := tx.maySearch(at, c.head.Cred); err != nil {
 			return nil, err
 		}
 		rep, err := lookup(tx, c, &protocol.Lookup{Parent: at.Ino, Name: name})
@@ -72,9 +72,19 @@ func resolve(tx *Tx, c *call, rq *protocol.Resolve) (*protocol.ResolveReply, err
 }
 
 // maySearch checks the search permission of a directory for one user and group.
-func maySearch(dir *inode, cred tnv.Cred) error {
+func (tx *Tx) maySearch(dir *inode, cred tnv.Cred) error {
 	if !dir.IsDir() {
 		return tnv.E("resolve", tnv.KindNotDir, "inode %d", dir.Ino)
+	}
+	if dir.Flags&tnv.HasAccessACL != 0 && cred.UID != 0 {
+		l, err := tx.aclOf(dir, tnv.XattrAccessACL)
+		if err != nil {
+			return err
+		}
+		if !l.allows(dir, cred, 1) {
+			return tnv.E("resolve", tnv.KindPermission, "directory %d", dir.Ino)
+		}
+		return nil
 	}
 	shift := 0
 	switch {

@@ -11,10 +11,17 @@ func setAttr(tx *Tx, _ *call, rq *protocol.SetAttr) (*protocol.AttrReply, error)
 	if err != nil {
 		return nil, err
 	}
-	is := tx.changed(n)
 	has := func(m protocol.SetAttrMask) bool { return rq.Mask&m != 0 }
+	if has(protocol.SetAccessed) {
+		is := *n
+		is.Atime = tx.now
+		return attrReply(tx.update(is)), nil
+	}
+	is := tx.changed(n)
 	if has(protocol.SetMode) {
-		is.Mode = is.Mode&^0o7777 | rq.Mode&0o7777
+		if err := tx.chmod(&is, rq.Mode); err != nil {
+			return nil, err
+		}
 	}
 	if has(protocol.SetUID) {
 		is.UID = rq.UID
@@ -24,6 +31,11 @@ func setAttr(tx *Tx, _ *call, rq *protocol.SetAttr) (*protocol.AttrReply, error)
 	}
 	if has(protocol.SetKillSUID) {
 		is.Mode = killSUID(is.Mode)
+	}
+	if has(protocol.SetKillSUID|protocol.SetSize|protocol.SetUID|protocol.SetGID) && !is.IsDir() {
+		if err := tx.dropXattr(&is, tnv.XattrCapability); err != nil {
+			return nil, err
+		}
 	}
 	if has(protocol.SetSize) {
 		if err := tx.resize(&is, rq.Size); err != nil {

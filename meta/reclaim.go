@@ -44,6 +44,19 @@ func (tx *Tx) park(v *Volume, ino tnv.Ino) {
 	})
 }
 
+// unpark undoes park: the inode has a name again.
+func (tx *Tx) unpark(v *Volume, ino tnv.Ino) {
+	tx.del(unlinkedKey(ino))
+	tx.then(func() {
+		v.smu.Lock()
+		defer v.smu.Unlock()
+		v.counts.unlinked--
+		for _, s := range v.sessions {
+			delete(s.unlinked, ino)
+		}
+	})
+}
+
 // awaitLocked notes in memory who is waited for; v.smu is held.
 func (v *Volume) awaitLocked(ino tnv.Ino, u *unlinked) {
 	for _, id := range u.Waiting {

@@ -12,7 +12,10 @@ import (
 // Records are immutable once they are in a transaction or in the cache: a
 // change is made on a copy. Each begins with a byte for its format's version.
 
-const recordV1 = 1
+const (
+	recordV1 = 1
+	recordV2 = 2 // inodes only: with flags
+)
 
 // inode is an inode: what stat tells, and what its chunks need.
 type inode struct {
@@ -26,12 +29,12 @@ type inode struct {
 	Target   string // of a symbolic link
 }
 
-const inodeFixed = 1 + 6*4 + 13*8
+const inodeFixed = 1 + 7*4 + 13*8
 
 func (n *inode) encode() []byte {
 	b := make([]byte, 0, inodeFixed+len(n.Target))
-	b = append(b, recordV1)
-	for _, v := range []uint32{n.Mode, n.Nlink, n.UID, n.GID, n.Rdev, n.Xattrs} {
+	b = append(b, recordV2)
+	for _, v := range []uint32{n.Mode, n.Nlink, n.UID, n.GID, n.Rdev, n.Xattrs, uint32(n.Flags)} {
 		b = binary.BigEndian.AppendUint32(b, v)
 	}
 	for _, v := range []uint64{uint64(n.Ino), n.Size, n.Blocks, uint64(n.Atime), uint64(n.Mtime), uint64(n.Ctime),
@@ -43,10 +46,16 @@ func (n *inode) encode() []byte {
 
 func decodeInode(b []byte) (any, error) {
 	d := decoder{b: b}
-	d.version()
+	version := d.u8()
+	if version != recordV1 && version != recordV2 {
+		d.fail()
+	}
 	var n inode
 	for _, p := range []*uint32{&n.Mode, &n.Nlink, &n.UID, &n.GID, &n.Rdev, &n.Xattrs} {
 		*p = d.u32()
+	}
+	if version == recordV2 {
+		n.Flags = tnv.AttrFlags(d.u32())
 	}
 	var at, mt, ct, bt, ino, parent, trimSeq uint64
 	for _, p := range []*uint64{&ino, &n.Size, &n.Blocks, &at, &mt, &ct, &bt, &parent, &n.Version, &n.Data, &n.TrimFrom, &trimSeq, &n.Alloc} {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/sirupsen/logrus"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/client"
+	"github.com/tnvfs/tnv/fuse"
 )
 
 // Config says what to mount where. Client's Identity, Name, ReadOnly, Log and
@@ -32,10 +34,31 @@ type Config struct {
 type Options struct {
 	ReadOnly   bool
 	AllowOther bool // others than the one who mounts may use it: always so for root
-	NoAtime    bool // times of access never change by reading in any case
+	NoAtime    bool // times of access do not change by reading
 	// Flags are further options of mount(8) for the kernel: nodev, dev, nosuid,
 	// suid, noexec, exec, sync, async, dirsync, nodiratime, strictatime, …
 	Flags []string
+}
+
+// atime is what the options say of times of access, with which the kernel does
+// nothing: the last one counts, and relatime is the default.
+func (o Options) atime() fuse.Atime {
+	switch {
+	case o.NoAtime || o.ReadOnly:
+		return fuse.NoAtime
+	case o.set("strictatime", "nostrictatime", "relatime"):
+		return fuse.StrictAtime
+	}
+	return fuse.Relatime
+}
+
+// set tells whether a flag was given, and none behind it that takes it back.
+func (o Options) set(flag string, back ...string) bool {
+	on := false
+	for _, f := range o.Flags {
+		on = f == flag || on && !slices.Contains(back, f)
+	}
+	return on
 }
 
 func (c Config) withDefaults() Config {
@@ -105,6 +128,16 @@ func kernelFlags(options []string) uintptr {
 type mountFlag struct {
 	bit uintptr
 	off bool
+}
+
+// directFlags are kernelFlags for go-fuse, to which zero would mean its own
+// default. The kernel ignores MS_MGC_VAL where it stands alone in the upper half;
+// beside strictatime or lazytime it is refused.
+func directFlags(options []string) uintptr {
+	if flags := kernelFlags(options); flags != 0 {
+		return flags
+	}
+	return unix.MS_MGC_VAL
 }
 
 // mountFlags are those options, by the names of mount(8).

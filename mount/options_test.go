@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/fuse"
 )
 
 func TestParseArgs(t *testing.T) {
@@ -111,4 +112,47 @@ func FuzzParseArgs(f *testing.F) {
 			t.Errorf("%q: no mountpoint, and no error", line)
 		}
 	})
+}
+
+// Of the options on times of access the last one counts; without any it is relatime.
+func TestAtimeOptions(t *testing.T) {
+	for options, want := range map[string]fuse.Atime{
+		"volume=media":                  fuse.Relatime,
+		"noatime":                       fuse.NoAtime,
+		"noatime,atime":                 fuse.Relatime,
+		"ro":                            fuse.NoAtime,
+		"strictatime":                   fuse.StrictAtime,
+		"strictatime,relatime":          fuse.Relatime,
+		"relatime,strictatime":          fuse.StrictAtime,
+		"strictatime,noatime":           fuse.NoAtime,
+		"nodiratime,strictatime,noexec": fuse.StrictAtime,
+	} {
+		a, err := ParseArgs([]string{"tnv", "/mnt", "-o", options})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := a.Options.atime(); got != want {
+			t.Errorf("-o %s: %v, want %v", options, got, want)
+		}
+	}
+	a, err := ParseArgs([]string{"tnv", "/mnt", "-o", "nodiratime"})
+	if err != nil || !a.Options.set("nodiratime", "diratime") {
+		t.Errorf("nodiratime: %+v, %v", a.Options, err)
+	}
+}
+
+// What the kernel is given it takes: no magic number beside flags of the upper half.
+func TestDirectFlags(t *testing.T) {
+	for _, c := range []struct {
+		options []string
+		want    uintptr
+	}{
+		{nil, unix.MS_NOSUID | unix.MS_NODEV},
+		{[]string{"strictatime"}, unix.MS_NOSUID | unix.MS_NODEV | unix.MS_STRICTATIME},
+		{[]string{"suid", "dev"}, unix.MS_MGC_VAL},
+	} {
+		if got := directFlags(c.options); got != c.want {
+			t.Errorf("%v: %#x, want %#x", c.options, got, c.want)
+		}
+	}
 }

@@ -69,7 +69,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	m := &mounting{cfg: cfg, log: cfg.Log.WithField("mountpoint", point), point: point,
-		fs: fuse.New(c, fuse.Options{Root: root, Log: cfg.Log, Registry: cfg.Client.Registry})}
+		fs: fuse.New(c, fuse.Options{Root: root, Log: cfg.Log, Registry: cfg.Client.Registry,
+			Atime: cfg.Options.atime(), NoDirAtime: cfg.Options.set("nodiratime", "diratime")})}
 	return m.run(ctx)
 }
 
@@ -141,8 +142,7 @@ func (m *mounting) mount() (*raw.Server, error) {
 	if os.Geteuid() == 0 {
 		o = m.fs.MountOptions(m.cfg.source())
 		o.DirectMountStrict = true
-		// Never zero, which would mean go-fuse's default.
-		o.DirectMountFlags = kernelFlags(flags) | unix.MS_MGC_VAL
+		o.DirectMountFlags = directFlags(flags)
 		o.AllowOther = true
 	} else {
 		if _, err := fusermount(); err != nil {

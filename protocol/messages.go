@@ -418,11 +418,13 @@ type ResolveReply struct {
 
 // Create makes a regular file or special file, or finds a regular one.
 type Create struct {
-	Parent tnv.Ino
-	Name   string
-	Mode   uint32 // type and permissions, umask applied; no type: regular
-	Rdev   uint32
-	Excl   bool // KindExist if the name is there
+	Parent  tnv.Ino
+	Name    string
+	Mode    uint32 // type and permissions; no type: regular
+	Rdev    uint32
+	Excl    bool   // KindExist if the name is there
+	Umask   uint32 // taken from Mode unless Parent has a default ACL
+	Unnamed bool   // a regular file without a name, as O_TMPFILE makes it; Name is ignored
 }
 
 // CreateReply tells whether it was made.
@@ -435,7 +437,8 @@ type CreateReply struct {
 type Mkdir struct {
 	Parent tnv.Ino
 	Name   string
-	Mode   uint32 // permissions, umask applied
+	Mode   uint32 // permissions
+	Umask  uint32 // taken from Mode unless Parent has a default ACL
 }
 
 // Symlink makes a symbolic link.
@@ -501,6 +504,7 @@ const (
 	SetCtime     // only with the kernel's write-back; ignored
 	SetKillSUID  // clear set-user-id and set-group-id as a write does
 	SetSizeWrite // SetSize by someone who has the file open for writing: no permission check
+	SetAccessed  // the content was read: Atime by the owner's clock, and nothing else changes
 )
 
 // SetAttr changes attributes. Times are nanoseconds since 1970.
@@ -516,11 +520,13 @@ type SetAttr struct {
 }
 
 // SetXattr sets an extended attribute. Flags as in setxattr(2): 1 create, 2 replace.
+// An access ACL changes the mode as well.
 type SetXattr struct {
-	Ino   tnv.Ino
-	Name  string
-	Value []byte
-	Flags uint32
+	Ino      tnv.Ino
+	Name     string
+	Value    []byte
+	Flags    uint32
+	KillSGID bool // an access ACL set by someone outside the file's group: set-group-id goes
 }
 
 // RemoveXattr removes one.

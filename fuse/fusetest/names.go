@@ -46,6 +46,11 @@ func (v *Volume) SetAttr(ctx context.Context, _ tnv.Cred, rq protocol.SetAttr) (
 		return tnv.Attr{}, err
 	}
 	has := func(m protocol.SetAttrMask) bool { return rq.Mask&m != 0 }
+	if has(protocol.SetAccessed) {
+		v.seq++
+		n.attr.Version, n.attr.Atime = v.seq, time.Now().UnixNano()
+		return n.attr, nil
+	}
 	v.changedLocked(n, has(protocol.SetSize))
 	if has(protocol.SetMode) {
 		n.attr.Mode = n.attr.Mode&^0o7777 | rq.Mode&0o7777
@@ -90,14 +95,28 @@ func (v *Volume) Create(ctx context.Context, cred tnv.Cred, rq protocol.Create) 
 		return protocol.CreateReply{}, err
 	}
 	defer v.mu.Unlock()
+	mode := v.maskedLocked(rq.Parent, rq.Mode, rq.Umask)
+	if rq.Unnamed {
+		n := v.makeLocked(tnv.Attr{Mode: mode, UID: cred.UID, GID: cred.GID, Flags: tnv.Linkable})
+		return protocol.CreateReply{Attr: n.attr, Created: true}, nil
+	}
 	if _, old, _ := v.entryLocked(rq.Parent, rq.Name); old != nil && !rq.Excl && old.attr.IsRegular() {
 		return protocol.CreateReply{Attr: old.attr}, nil
 	}
-	n, err := v.addLocked(cred, rq.Parent, rq.Name, tnv.Attr{Mode: rq.Mode, Rdev: rq.Rdev})
+	n, err := v.addLocked(cred, rq.Parent, rq.Name, tnv.Attr{Mode: mode, Rdev: rq.Rdev})
 	if err != nil {
 		return protocol.CreateReply{}, err
 	}
 	return protocol.CreateReply{Attr: n.attr, Created: true}, nil
+}
+
+// maskedLocked applies the umask, unless the directory has a default ACL. That is
+// all that is done about ACLs.
+func (v *Volume) maskedLocked(parent tnv.Ino, mode, umask uint32) uint32 {
+	if dir, err := v.dirLocked(parent); err == nil && dir.attr.Flags&tnv.HasDefaultACL != 0 {
+		return mode
+	}
+	return mode &^ umask
 }
 
 // Mkdir makes a directory.
@@ -106,7 +125,7 @@ func (v *Volume) Mkdir(ctx context.Context, cred tnv.Cred, rq protocol.Mkdir) (t
 		return tnv.Attr{}, err
 	}
 	defer v.mu.Unlock()
-	n, err := v.addLocked(cred, rq.Parent, rq.Name, tnv.Attr{Mode: tnv.TypeDir.Mode() | rq.Mode&0o7777})
+	n, err := v.addLocked(cred, rq.Parent, rq.Name, tnv.Attr{Mode: tnv.TypeDir.Mode() | v.maskedLocked(rq.Parent, rq.Mode, rq.Umask)&0o7777})
 	if err != nil {
 		return tnv.Attr{}, err
 	}
@@ -304,6 +323,7 @@ func (v *Volume) SetXattr(ctx context.Context, _ tnv.Cred, rq protocol.SetXattr)
 		return tnv.E("setxattr", tnv.KindNoData, "%q", rq.Name)
 	}
 	n.xattr[rq.Name] = rq.Value
+	n.attr.Flags |= tnv.XattrFlag(rq.Name)
 	v.changedLocked(n, false)
 	return nil
 }
@@ -322,6 +342,7 @@ func (v *Volume) RemoveXattr(ctx context.Context, _ tnv.Cred, rq protocol.Remove
 		return tnv.E("removexattr", tnv.KindNoData, "%q", rq.Name)
 	}
 	delete(n.xattr, rq.Name)
+	n.attr.Flags &^= tnv.XattrFlag(rq.Name)
 	v.changedLocked(n, false)
 	return nil
 }
