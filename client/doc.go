@@ -35,6 +35,10 @@
 // stays silent. readahead.go fetches for sequential readers before they ask, and
 // diskcache.go keeps parts on local disk, if asked.
 //
+// Locks (locks.go) are set at the tracker; what waits there is told of its turn
+// by the answer to one long request, and what nobody wants any more is unlocked in
+// the background.
+//
 // All buffers come from one budget (budget.go), of which readers and writers have
 // a quarter each for themselves. Whoever waits for memory holds none that others
 // need in order to go on: a writer's is freed by commits, a reader's by reading.

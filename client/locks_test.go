@@ -247,7 +247,7 @@ func TestLocksOverBrokenConnections(t *testing.T) {
 					if b == 0 { // this one by flock
 						lk = flock(uint64(o+1), mode)
 					}
-					lctx, cancel := context.WithCancel(ctx)
+					lctx, cancel := context.WithTimeout(ctx, 10*time.Second) // who waits longer waits for nobody
 					interrupt := make(chan struct{})
 					switch rnd.IntN(4) {
 					case 0:

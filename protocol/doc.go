@@ -63,4 +63,12 @@
 // carries slot and sequence: the owner executes each (session, slot, seq) once
 // and answers a repetition with its first answer. The reply's body is two values
 // as well: the answer (an empty array where there is none), and what was Leased.
+//
+// # Locks
+//
+// SetLock is a mutation that is answered at once. One that is to wait is queued
+// under a number, and sent again when LockWait, a query that is answered when there
+// is something to tell or after some seconds, names that number; only then is it
+// granted. The queue is not kept over a change of owner: LockWait lists the numbers
+// that the client takes to be queued, and the answer names those that are not.
 package protocol
