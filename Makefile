@@ -3,6 +3,7 @@
 # make down    stop it
 # make test    all tests; installs what they need, as root
 # make race    the tests of all packages with the race detector
+# make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
@@ -28,7 +29,11 @@ SBIN    ?= /sbin
 TESTTIME ?= 20m
 RACETIME ?= 40m
 
-.PHONY: build up down test race lint bench install clean
+# Of the long test of coherence. A history that fails is left here.
+OPS  ?= 1000000
+SEED ?= 0
+
+.PHONY: build up down test race coherence lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -48,6 +53,9 @@ test: build
 race:
 	@bash .ci/deps
 	go test -race -timeout $(RACETIME) ./...
+
+coherence: build
+	go test -count=1 -timeout 24h -v -run 'TestCoherence$$' ./e2e/coherence -ops=$(OPS) -seed=$(SEED) -histories='$(CURDIR)'
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

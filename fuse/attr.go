@@ -56,8 +56,8 @@ func (f *FS) entry(out *raw.EntryOut, a *tnv.Attr) raw.Status {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
 	out.NodeId = f.node(a.Ino)
-	out.SetEntryTimeout(entryTimeout)
-	out.SetAttrTimeout(attrTimeout)
+	out.SetEntryTimeout(f.stale)
+	out.SetAttrTimeout(f.stale)
 	f.fillAttr(&out.Attr, a)
 	return raw.OK
 }
@@ -68,7 +68,7 @@ func (f *FS) attrs(out *raw.AttrOut, a *tnv.Attr, adopted bool) raw.Status {
 	if f.pages.told(a, adopted) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
-	out.SetTimeout(attrTimeout)
+	out.SetTimeout(f.stale)
 	f.fillAttr(&out.Attr, a)
 	return raw.OK
 }
@@ -103,7 +103,7 @@ func (f *FS) Statx(cancel <-chan struct{}, in *raw.StatxIn, out *raw.StatxOut) r
 	if f.pages.told(&a, false) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
-	out.SetTimeout(attrTimeout)
+	out.SetTimeout(f.stale)
 	x := &out.Statx
 	x.Mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 	x.Blksize, x.Nlink, x.Uid, x.Gid = blockSize, a.Nlink, a.UID, a.GID

@@ -10,8 +10,6 @@ import (
 // What the kernel may keep, and how it is made to drop it, is decided in this
 // file alone. There are no leases: names and attributes are kept for no time.
 const (
-	entryTimeout = time.Duration(0)
-	attrTimeout  = time.Duration(0)
 	// trustFor is how long behind a GETATTR by a handle its READs are taken to
 	// belong to the same read(2). A read that takes longer asks the owner once more.
 	trustFor = 20 * time.Millisecond

@@ -23,6 +23,10 @@ type Options struct {
 	Root     tnv.Ino               // the directory shown as the mount's root; 0: the volume's
 	Log      *logrus.Entry         // nil: nothing is logged
 	Registry prometheus.Registerer // takes the metrics; may be nil
+	// Stale is how long the kernel keeps names and attributes of which nobody
+	// tells it that they changed: it breaks P1, and is there for the test that shows
+	// that the coherence test can fail.
+	Stale time.Duration
 }
 
 // FS is a volume as go-fuse serves it. Make one with New.
@@ -38,6 +42,7 @@ type FS struct {
 	notify            notifier
 	watchers          sync.WaitGroup // goroutines of interrupt.go
 	start             time.Time      // zero of the times in handle.validated
+	stale             time.Duration  // Options.Stale
 
 	mu      sync.RWMutex
 	next    uint64
@@ -65,6 +70,7 @@ func NewBackend(b Backend, opt Options) *FS {
 		root:          opt.Root,
 		log:           opt.Log,
 		start:         time.Now(),
+		stale:         opt.Stale,
 		next:          1,
 		handles:       map[uint64]*handle{},
 		dirs:          map[uint64]*dirStream{},

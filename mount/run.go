@@ -69,7 +69,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	m := &mounting{cfg: cfg, log: cfg.Log.WithField("mountpoint", point), point: point,
-		fs: fuse.New(c, fuse.Options{Root: root, Log: cfg.Log, Registry: cfg.Client.Registry})}
+		fs: fuse.New(c, fuse.Options{Root: root, Log: cfg.Log, Registry: cfg.Client.Registry, Stale: cfg.Stale})}
 	return m.run(ctx)
 }
 
