@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"math"
 	"slices"
 	"time"
 
@@ -67,8 +68,10 @@ func (d *dirtyData) end() uint64 {
 	return uint64(e)
 }
 
-// mtime is the time of the last write that is not committed.
-func (d *dirtyData) mtime() (t int64) {
+// mtime is the time of the last write that is not committed; without any, one
+// that is before all others.
+func (d *dirtyData) mtime() int64 {
+	t := int64(math.MinInt64)
 	for _, p := range d.sealed {
 		t = max(t, p.mtime)
 	}
