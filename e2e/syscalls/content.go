@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Long because it is a list of cases.
 func content() []Case {
 	return []Case{
 		{"holes read as zeros", func(t *testing.T, dir string) {

@@ -54,6 +54,7 @@ func fill(t testing.TB, dir string, n int) {
 	}
 }
 
+// Long because it is a list of cases.
 func directories() []Case {
 	return []Case{
 		{"a listing is complete, with types and inodes", func(t *testing.T, dir string) {

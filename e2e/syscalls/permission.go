@@ -12,6 +12,7 @@ const (
 	group       = 4101
 )
 
+// Long because it is a list of cases.
 func permissions() []Case {
 	return []Case{
 		{"read, write, search", func(t *testing.T, dir string) {
