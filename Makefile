@@ -4,6 +4,7 @@
 # make test    all tests; installs what they need, as root
 # make race    the tests of all packages with the race detector
 # make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=)
+# make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
@@ -33,7 +34,7 @@ RACETIME ?= 40m
 OPS  ?= 1000000
 SEED ?= 0
 
-.PHONY: build up down test race coherence lint bench install clean
+.PHONY: build up down test race coherence programs lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -56,6 +57,10 @@ race:
 
 coherence: build
 	go test -count=1 -timeout 24h -v -run 'TestCoherence$$' ./e2e/coherence -ops=$(OPS) -seed=$(SEED) -histories='$(CURDIR)'
+
+programs: build
+	@bash .ci/deps programs
+	go test -count=1 -timeout 4h -v ./e2e/programs -long
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
