@@ -40,5 +40,6 @@
 // # Handles
 //
 // A handle opened for reading only has no FLUSH. Handles with O_APPEND bypass
-// the page cache, and the offset is found by the client as it writes.
+// the page cache, and the owner finds the offset as it commits: what two mounts
+// append at one moment stands one behind the other.
 package fuse

@@ -175,11 +175,16 @@ func (b *bench) round(n, ops int) *Round {
 func (b *bench) finish(n int, r *Round) []Violation {
 	b.t.Helper()
 	root := b.mounts[n%mounts].Point
+	log, err := os.ReadFile(filepath.Join(root, r.Data, appended))
+	must(b.t, err)
 	dir := *keepDir
 	if dir == "" {
 		dir = os.TempDir()
 	}
 	found := r.Judge(dir)
+	if err := r.CheckAppends(string(log)); err != nil {
+		found = append(found, Violation{Part: appended, Message: err.Error()})
+	}
 	must(b.t, os.RemoveAll(filepath.Join(root, fmt.Sprintf("r%d", n))))
 	return found
 }

@@ -140,7 +140,7 @@ func TestLong(t *testing.T) {
 		"git": gitBig, "go": goPrograms, "postgres": postgres, "rsync": rsync, "dbench": dbench, "stress-ng": stress, "torrent": torrent,
 		"sqlite": func(t *testing.T, _ *e2e.Cluster, dir string) {
 			for _, journal := range []string{"delete", "wal"} {
-				sqlite(t, sub(t, c, "sqlite-"+journal), journal, 2000)
+				sqlite(t, sub(t, c, "sqlite-"+journal), journal, 500)
 			}
 		},
 	} {
