@@ -249,6 +249,6 @@ func stress(t *testing.T, _ *e2e.Cluster, dir string) {
 // reads them while it does.
 func torrent(t *testing.T, _ *e2e.Cluster, dir string) {
 	need(t, "fio", "fio")
-	sh(t, 10*time.Minute, dir, "fio --name=t --filename=film --size=512M --fallocate=truncate --numjobs=4 --offset_increment=128M --io_size=128M "+
+	sh(t, 10*time.Minute, dir, "fio --name=t --filename=film --size=128M --fallocate=none --numjobs=4 --offset_increment=128M "+
 		"--rw=randwrite --bs=16k --random_generator=lfsr --verify=crc32c --verify_fatal=1 --verify_backlog=64 --verify_state_save=0 --output=/dev/null")
 }
