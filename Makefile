@@ -3,6 +3,8 @@
 # make down    stop it
 # make test    all tests; installs what they need, as root
 # make race    the tests of all packages with the race detector
+# make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=)
+# make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
@@ -28,7 +30,11 @@ SBIN    ?= /sbin
 TESTTIME ?= 20m
 RACETIME ?= 40m
 
-.PHONY: build up down test race lint bench install clean
+# Of the long test of coherence. A history that fails is left here.
+OPS  ?= 1000000
+SEED ?= 0
+
+.PHONY: build up down test race coherence programs lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -48,6 +54,13 @@ test: build
 race:
 	@bash .ci/deps
 	go test -race -timeout $(RACETIME) ./...
+
+coherence: build
+	go test -count=1 -timeout 24h -v -run 'TestCoherence$$' ./e2e/coherence -ops=$(OPS) -seed=$(SEED) -histories='$(CURDIR)'
+
+programs: build
+	@bash .ci/deps programs
+	go test -count=1 -timeout 4h -v ./e2e/programs -long
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -144,26 +144,32 @@ func (in *inode) commitBatch(ctx context.Context, batch []*piece, mode flushMode
 			return err
 		}
 	}
+	a, err := in.commitStored(octx, batch, protocol.Commit{Sync: sync})
+	if err == nil {
+		in.committed(batch, a, sync)
+	}
+	return err
+}
+
+// commitStored commits pieces that are put, and puts them again where the owner
+// finds that too few hold them. req says how.
+func (in *inode) commitStored(ctx context.Context, batch []*piece, req protocol.Commit) (tnv.Attr, error) {
 	for try := 0; ; try++ {
-		rep, err := in.sendCommit(octx, batch, sync)
-		if err == nil {
-			in.committed(batch, rep.Attr, sync)
-			return nil
+		rep, err := in.sendCommit(ctx, batch, req)
+		if err == nil || tnv.KindOf(err) != tnv.KindTooFewHolders || ctx.Err() != nil {
+			return rep.Attr, err
 		}
-		if tnv.KindOf(err) != tnv.KindTooFewHolders || octx.Err() != nil {
-			return err
-		}
-		pause(octx, try)
-		if perr := in.putAgain(octx, batch, try > 0); perr != nil {
-			return tnv.Wrap(err.Error(), perr)
+		pause(ctx, try)
+		if perr := in.putAgain(ctx, batch, try > 0); perr != nil {
+			return rep.Attr, tnv.Wrap(err.Error(), perr)
 		}
 	}
 }
 
 // sendCommit tells the owner of a batch. Its error is the owner's, or that no
 // owner answered in time.
-func (in *inode) sendCommit(ctx context.Context, batch []*piece, sync bool) (protocol.AttrReply, error) {
-	req := protocol.Commit{Ino: in.ino, Sync: sync}
+func (in *inode) sendCommit(ctx context.Context, batch []*piece, req protocol.Commit) (protocol.AttrReply, error) {
+	req.Ino = in.ino
 	at := map[uint64]int{}
 	s := batch[0].put.sess
 	for _, p := range batch {

@@ -531,13 +531,18 @@ func TestMtime(t *testing.T) {
 	must(t, err)
 	dirty, err := h.Attr(ctx)
 	must(t, err)
-	_, err = c.SetAttr(ctx, tnv.Root, protocol.SetAttr{Ino: h.Ino(), Mask: protocol.SetMtime, Mtime: 1234})
-	must(t, err)
+	for _, set := range []int64{1234, -1234} {
+		_, err = c.SetAttr(ctx, tnv.Root, protocol.SetAttr{Ino: h.Ino(), Mask: protocol.SetMtime, Mtime: set})
+		must(t, err)
+		a, err := h.Attr(ctx)
+		must(t, err)
+		if a.Mtime != set {
+			t.Errorf("mtime %d after it was set to %d", a.Mtime, set)
+		}
+	}
 	must(t, h.Close())
-	a, err := c.Stat(ctx, "x")
-	must(t, err)
-	if a.Mtime != 1234 {
-		t.Errorf("mtime %d after an explicit one", a.Mtime)
+	if a, err := c.Stat(ctx, "x"); err != nil || a.Mtime != -1234 {
+		t.Errorf("mtime %d of the closed file: %v", a.Mtime, err)
 	}
 	if dirty.Mtime < 1e18 || dirty.Size != 1 {
 		t.Errorf("dirty mtime %d, size %d", dirty.Mtime, dirty.Size)

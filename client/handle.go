@@ -144,35 +144,25 @@ func (h *Handle) viewed(v *view, err error) ([][]byte, func(), error) {
 // is used up. An error of an earlier write of this handle comes back here, and
 // at Flush, Sync and Close, for good: nothing later is written either.
 func (h *Handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	switch {
-	case !h.writable():
-		return 0, tnv.E("write", tnv.KindInvalid, "the file is not open for writing")
-	case off < 0:
-		return 0, tnv.E("write", tnv.KindInvalid, "negative offset")
-	case off > tnv.MaxFileSize-int64(len(p)):
-		return 0, tnv.E("write", tnv.KindTooBig, "%d bytes at %d", len(p), off)
-	case h.closed.Load():
-		return 0, tnv.E("write", tnv.KindInvalid, "the handle is closed")
+	if err := h.mayWrite(off, len(p)); err != nil {
+		return 0, err
 	}
 	return h.in.write(ctx, h, p, off)
 }
 
-// Append writes at the end of the file as the owner knows it now, what this
-// client has not yet committed included, and tells where that was. Appends of
-// one client never overlap; those of different clients at one moment may.
-func (h *Handle) Append(ctx context.Context, p []byte) (off int64, n int, err error) {
-	select {
-	case h.in.appending <- struct{}{}:
-		defer func() { <-h.in.appending }()
-	case <-ctx.Done():
-		return 0, 0, tnv.Wrap("write", ctx.Err())
+// mayWrite refuses a write that cannot be.
+func (h *Handle) mayWrite(off int64, n int) error {
+	switch {
+	case !h.writable():
+		return tnv.E("write", tnv.KindInvalid, "the file is not open for writing")
+	case off < 0:
+		return tnv.E("write", tnv.KindInvalid, "negative offset")
+	case off > tnv.MaxFileSize-int64(n):
+		return tnv.E("write", tnv.KindTooBig, "%d bytes at %d", n, off)
+	case h.closed.Load():
+		return tnv.E("write", tnv.KindInvalid, "the handle is closed")
 	}
-	a, err := h.Attr(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	n, err = h.WriteAt(ctx, p, int64(a.Size))
-	return int64(a.Size), n, err
+	return nil
 }
 
 // KillSUID makes the next write clear set-user-id and set-group-id, as one by

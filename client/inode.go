@@ -23,8 +23,7 @@ type inode struct {
 	valid   int           // handles that the owner has confirmed
 	idle    *list.Element // in inodes.idle while refs is 0
 
-	commit    chan struct{} // a lock: holds one token; taken by whoever commits
-	appending chan struct{} // a lock: taken by whoever appends, before commit
+	commit chan struct{} // a lock: holds one token; taken by whoever commits
 
 	mu       sync.Mutex
 	attr     tnv.Attr // newest known; Version 0: nothing known
@@ -122,7 +121,7 @@ func (t *inodes) get(ino tnv.Ino) *inode {
 	defer t.mu.Unlock()
 	in := t.table[ino]
 	if in == nil {
-		in = &inode{c: t.c, ino: ino, commit: make(chan struct{}, 1), appending: make(chan struct{}, 1), writers: map[*Handle]struct{}{}}
+		in = &inode{c: t.c, ino: ino, commit: make(chan struct{}, 1), writers: map[*Handle]struct{}{}}
 		in.dirty.windows = map[int64][]*piece{}
 		t.table[ino] = in
 	}

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"math/rand"
 	"net/http"
@@ -14,45 +13,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if kind := os.Getenv(workEnv); kind != "" {
-		os.Exit(work(kind))
-	}
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "tnv-e2e-build-*")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		if err := Build(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		stop, err := StartGuard()
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer stop()
-		return m.Run()
-	}())
-}
-
-// work is what this program does as a worker: the kinds of work are listed here.
-func work(kind string) int {
-	switch kind {
-	case "guard":
-		GuardMain()
-		return 0
-	case "writer":
-		return writerMain()
-	case "verifier":
-		return verifierMain()
-	case "locker":
-		return lockerMain()
-	}
-	fmt.Fprintf(os.Stderr, "no such worker: %s\n", kind)
-	return 2
+	os.Exit(Main(m, map[string]func() int{"writer": writerMain, "verifier": verifierMain, "locker": lockerMain}))
 }
 
 // noise is n random bytes, the same for one seed.

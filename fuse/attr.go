@@ -57,7 +57,8 @@ func (f *FS) entry(out *raw.EntryOut, a *tnv.Attr) raw.Status {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
 	out.NodeId = f.node(a.Ino)
-	out.SetEntryTimeout(entryTimeout)
+	out.SetEntryTimeout(f.stale)
+	out.SetAttrTimeout(f.stale)
 	f.fillAttr(&out.Attr, a)
 	return raw.OK
 }

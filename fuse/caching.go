@@ -9,12 +9,10 @@ import (
 
 // What the kernel may keep, and how it is made to drop it, is decided in this
 // file and in known.go. Names are kept for no time.
-const (
-	entryTimeout = time.Duration(0)
-	// trustFor is how long behind a GETATTR by a handle its READs are taken to
-	// belong to the same read(2). A read that takes longer asks the owner once more.
-	trustFor = 20 * time.Millisecond
-)
+
+// trustFor is how long behind a GETATTR by a handle its READs are taken to belong
+// to the same read(2). A read that takes longer asks the owner once more.
+const trustFor = 20 * time.Millisecond
 
 // pages knows of each regular file that the kernel knows which content the
 // kernel's pages are of.

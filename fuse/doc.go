@@ -49,6 +49,6 @@
 //
 // # Handles
 //
-// Handles with O_APPEND bypass
-// the page cache, and the offset is found by the client as it writes.
+// Handles with O_APPEND bypass the page cache, and the owner finds the offset as
+// it commits: what two mounts append at one moment stands one behind the other.
 package fuse

@@ -26,6 +26,10 @@ type Options struct {
 	Atime    Atime
 	// NoDirAtime leaves directories' times of access alone.
 	NoDirAtime bool
+	// Stale is how long the kernel keeps names and attributes of which nobody
+	// tells it that they changed: it breaks P1, and is there for the test that shows
+	// that the coherence test can fail.
+	Stale time.Duration
 }
 
 // FS is a volume as go-fuse serves it. Make one with New.
@@ -45,6 +49,7 @@ type FS struct {
 	watchers          sync.WaitGroup // goroutines of interrupt.go
 	start             time.Time      // zero of the times in handle.validated
 	over              chan struct{}  // closed when the kernel's side has ended
+	stale             time.Duration  // Options.Stale
 
 	mu      sync.RWMutex
 	next    uint64
@@ -79,6 +84,7 @@ func NewBackend(b Backend, opt Options) *FS {
 		log:           opt.Log,
 		start:         time.Now(),
 		over:          make(chan struct{}),
+		stale:         opt.Stale,
 		next:          1,
 		handles:       map[uint64]*handle{},
 		dirs:          map[uint64]*dirStream{},

@@ -132,6 +132,9 @@ func (k *known) len() int {
 // to a request that names the inode itself (GETATTR), or does not (LOOKUP): as
 // long as they are leased, and its pages are of the same version.
 func (f *FS) attrTime(a *tnv.Attr, named bool) time.Duration {
+	if f.stale > 0 {
+		return f.stale
+	}
 	n, recalls := f.known.reply(a.Ino, named)
 	if n == nil {
 		return 0
@@ -147,7 +150,7 @@ func (f *FS) attrTime(a *tnv.Attr, named bool) time.Duration {
 // notification takes no lock that a request could hold: see fuse_reverse_inval_inode.
 func (f *FS) Invalidate(keys []protocol.LeaseKey) {
 	for _, key := range keys {
-		if key.Class == protocol.LeaseAttr && f.known.believed(key.Ino) {
+		if key.Class == protocol.LeaseAttr && f.known.believed(key.Ino) && f.stale == 0 {
 			f.notify.attributes(f.node(key.Ino))
 		}
 	}

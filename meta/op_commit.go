@@ -61,6 +61,11 @@ func commit(tx *Tx, c *call, rq *protocol.Commit) (*protocol.AttrReply, error) {
 	if !n.IsRegular() {
 		return nil, tnv.E("commit", tnv.KindInvalid, "inode %d is no regular file", rq.Ino)
 	}
+	if rq.Append {
+		if rq, err = atEnd(rq, n.Size); err != nil {
+			return nil, err
+		}
+	}
 	if len(rq.Chunks) == 0 && rq.Size <= n.Size && !rq.KillSUID && rq.Mtime == 0 {
 		return attrReply(n), nil // only Sync was wanted
 	}
@@ -93,6 +98,36 @@ func commit(tx *Tx, c *call, rq *protocol.Commit) (*protocol.AttrReply, error) {
 	}
 	is.Data = uint64(tx.seq)
 	return attrReply(tx.update(is)), nil
+}
+
+// atEnd is a commit that appends, moved to where the file ends (K9).
+func atEnd(rq *protocol.Commit, size uint64) (*protocol.Commit, error) {
+	if len(rq.Chunks) == 0 || len(rq.Chunks[0].Extents) == 0 {
+		return nil, tnv.E("commit", tnv.KindInvalid, "nothing to append")
+	}
+	first := rq.Chunks[0]
+	move := int64(size) - int64(first.Chunk*tnv.ChunkSize+uint64(first.Extents[0].Off))
+	if move == 0 {
+		return rq, nil
+	}
+	elsewhere := tnv.E("commit", tnv.KindWouldBlock, "the file ends at %d, and what is appended is not for chunk %d alone", size, size/tnv.ChunkSize)
+	if len(rq.Chunks) != 1 || size/tnv.ChunkSize != first.Chunk {
+		return nil, elsewhere
+	}
+	l := slices.Clone(first.Extents)
+	for i := range l {
+		off := int64(l[i].Off) + move
+		if off < 0 || off+int64(l[i].Len) > tnv.ChunkSize {
+			return nil, elsewhere
+		}
+		l[i].Off = uint32(off)
+	}
+	is := *rq
+	is.Chunks = []protocol.ChunkExtents{{Chunk: first.Chunk, Extents: l}}
+	if is.Size = uint64(max(0, int64(rq.Size)+move)); is.Size > tnv.MaxFileSize {
+		return nil, tnv.E("commit", tnv.KindTooBig, "%d bytes", is.Size)
+	}
+	return &is, nil
 }
 
 // endOf is the end of the last extent with a block. What lies behind a file's

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -28,6 +29,7 @@ type Config struct {
 	Admin      string        // address of /metrics and /healthz; "": none
 	Log        *logrus.Entry // nil: nothing is logged
 	Ready      func()        // called once, when the mount answers
+	Stale      time.Duration // fuse.Options.Stale: for a test of the tests
 }
 
 // Options are the mount's.

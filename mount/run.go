@@ -69,7 +69,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	m := &mounting{cfg: cfg, log: cfg.Log.WithField("mountpoint", point), point: point,
-		fs: fuse.New(c, fuse.Options{Root: root, Log: cfg.Log, Registry: cfg.Client.Registry,
+		fs: fuse.New(c, fuse.Options{Root: root, Log: cfg.Log, Registry: cfg.Client.Registry, Stale: cfg.Stale,
 			Atime: cfg.Options.atime(), NoDirAtime: cfg.Options.set("nodiratime", "diratime")})}
 	return m.run(ctx)
 }

@@ -558,6 +558,10 @@ type Commit struct {
 	MapEpoch tnv.Epoch
 	Sync     bool // answered only when on disk
 	KillSUID bool
+	// Append moves the extents, and Size, so that the first begins where the file
+	// ends: what was said of their place is a guess. KindWouldBlock: from there they
+	// would lie in other chunks than those named; nothing was done.
+	Append bool
 }
 
 // Grant asks for fresh block ids.

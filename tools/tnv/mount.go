@@ -18,6 +18,11 @@ import (
 
 const mountMemory size = 512 << 20
 
+// staleEnv lets the kernel keep names and attributes for this time without any
+// invalidation. It is for one test only, which shows that the test of coherence
+// finds what then goes wrong.
+const staleEnv = "TNV_TEST_STALE"
+
 // mountStart bounds the start of a mount in the background.
 const mountStart = 2 * time.Minute
 
@@ -104,6 +109,12 @@ func (a *app) mountHere(ctx context.Context, got mount.Args, cfg mount.Config) e
 	}
 	if err := os.Chdir("/"); err != nil { // keep no directory busy
 		return err
+	}
+	if v := os.Getenv(staleEnv); v != "" {
+		if cfg.Stale, err = time.ParseDuration(v); err != nil {
+			return usage("$%s is %q: want a time", staleEnv, v)
+		}
+		log.Warn(staleEnv + " is set: this mount shows names and attributes that are out of date")
 	}
 	cfg.Log = log.WithFields(logrus.Fields{"daemon": "mount", "mountpoint": cfg.Mountpoint})
 	cfg.Ready = func() { a.ready.Ready(cfg.Mountpoint) }
