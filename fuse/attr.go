@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"context"
 	"math"
 
 	raw "github.com/hanwen/go-fuse/v2/fuse"
@@ -66,11 +67,12 @@ func (f *FS) entry(out *raw.EntryOut, a *tnv.Attr) raw.Status {
 // attrs answers a request for attributes; adopted says that the kernel takes
 // them without looking whether the content changed, or they have changed since,
 // as it does from SETATTR.
-func (f *FS) attrs(out *raw.AttrOut, a *tnv.Attr, adopted bool) raw.Status {
+func (f *FS) attrs(ctx context.Context, out *raw.AttrOut, a *tnv.Attr, adopted bool) raw.Status {
 	if f.pages.told(a, adopted) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
 	if !adopted {
+		f.pages.settled(ctx, a.Ino)
 		out.SetTimeout(f.attrTime(a, true))
 	}
 	f.fillAttr(&out.Attr, a)
@@ -91,7 +93,7 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *raw.GetAttrIn, out *raw.AttrOut
 		return status(err)
 	}
 	f.acls.tell(asking, &in.InHeader, &a)
-	st := f.attrs(out, &a, false)
+	st := f.attrs(ctx, out, &a, false)
 	if byHandle {
 		if h := f.handle(in.Fh()); h != nil {
 			h.validated.Store(asked)
@@ -122,6 +124,7 @@ func (f *FS) Statx(cancel <-chan struct{}, in *raw.StatxIn, out *raw.StatxOut) r
 	if f.pages.told(&a, false) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
+	f.pages.settled(ctx, a.Ino)
 	out.SetTimeout(f.attrTime(&a, true))
 	x := &out.Statx
 	x.Mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
@@ -191,7 +194,7 @@ func (f *FS) SetAttr(cancel <-chan struct{}, in *raw.SetAttrIn, out *raw.AttrOut
 	if err != nil {
 		return status(err)
 	}
-	return f.attrs(out, &a, true)
+	return f.attrs(ctx, out, &a, true)
 }
 
 // Access leaves the question to default_permissions.

@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -19,22 +20,28 @@ const trustFor = 20 * time.Millisecond
 //
 // With AUTO_INVAL_DATA the kernel drops a file's pages when a reply to LOOKUP,
 // GETATTR or STATX brings another size or mtime than the one before. That is not
-// enough in three cases:
+// enough:
 //
 //   - the content changed and neither size nor mtime did (rsync, cp -p elsewhere);
 //   - the new mtime came in a reply to SETATTR, which the kernel just takes over;
-//   - replies overtook each other.
+//   - replies overtook each other, or a reply was refused since its attributes
+//     were recalled while it was on its way (known.go);
+//   - the kernel stores the new mtime, and drops the pages then: whoever reads in
+//     between finds nothing to wait for.
 //
-// So whenever Attr.Data changed, and it is not this mount's own writing with a
-// new mtime, the kernel is told to drop the pages. No request waits for that; until
-// it is done, the GETATTR that goes before a read(2) gets an mtime that is wrong by
-// some nanoseconds, other ones for each version (the process does not see it: see
-// mtimeForRead), so that the kernel itself drops the pages before it reads from them.
+// So whenever Attr.Data changed, and it is not this mount's own writing with a new
+// mtime, the kernel is told to drop the pages, and the request that brought the
+// news, as every other one for attributes, is answered when that is done: before
+// the kernel hears of the new version nothing older than it is left. Dropping waits
+// for READs under way; no READ waits for attributes. A wait is bounded, since
+// a READ may take as long as the storage daemons do: after maxDropping the reply
+// goes, with an mtime that is wrong by some nanoseconds if the kernel asked before
+// it reads (other ones for each version; the process does not see it, see
+// mtimeForRead), so that the kernel itself drops the pages before it reads.
 //
-// READs under way then hold their pages locked until answered: they are dropped
-// behind it. READs that arrive later are answered with content at least as new as
-// the attributes (the promise of File). So pages are never older than what
-// inode.kept says; they may be newer.
+// READs that arrive later are answered with content at least as new as the
+// attributes (the promise of File). So pages are never older than what inode.kept
+// says; they may be newer.
 type pages struct {
 	mu     sync.Mutex
 	inodes map[tnv.Ino]*inode
@@ -49,8 +56,10 @@ type inode struct {
 	mtime   int64  // last told
 	size    uint64 // last told
 	wrote   bool   // this mount wrote since data was seen
-	stale   bool   // pages may be older than data, and nothing but a notification drops them
+	stale   bool   // pages may be older than data, and the kernel is being told to drop them
 	off     uint32 // by how many nanoseconds the mtime is wrong while they are stale
+
+	fresh chan struct{} // while stale: closed when that is over
 
 	version uint64 // the newest Attr.Version seen
 	noCaps  uint64 // no security.capability is set at this Attr.Version; 0: not known
@@ -101,7 +110,9 @@ func (in *inode) saw(a *tnv.Attr, noticed bool) (drop bool) {
 		return false
 	}
 	drop = !noticed || !in.wrote
-	in.stale = in.stale || !noticed
+	if drop && !in.stale {
+		in.stale, in.fresh = true, make(chan struct{})
+	}
 	in.data, in.kept, in.wrote = a.Data, 0, false
 	in.off = in.off%1000 + 1
 	return drop
@@ -113,10 +124,40 @@ func (p *pages) dropped(ino tnv.Ino, data uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if in := p.inodes[ino]; in != nil && in.data == data {
-		in.stale = false
+		in.freshLocked()
 		if in.writers == 0 {
 			in.kept = data
 		}
+	}
+}
+
+func (in *inode) freshLocked() {
+	if in.stale {
+		close(in.fresh)
+		in.stale, in.fresh = false, nil
+	}
+}
+
+// maxDropping is how long a reply with attributes waits for pages to be dropped.
+const maxDropping = 200 * time.Millisecond
+
+// settled waits until the kernel's pages are of the version that a reply tells of.
+func (p *pages) settled(ctx context.Context, ino tnv.Ino) {
+	p.mu.Lock()
+	var fresh chan struct{}
+	if in := p.inodes[ino]; in != nil {
+		fresh = in.fresh
+	}
+	p.mu.Unlock()
+	if fresh == nil {
+		return
+	}
+	t := time.NewTimer(maxDropping)
+	defer t.Stop()
+	select {
+	case <-fresh:
+	case <-t.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -205,6 +246,7 @@ func (p *pages) forget(ino tnv.Ino, n uint64) {
 		return
 	}
 	if in.lookups -= min(n, in.lookups); in.lookups == 0 {
+		in.freshLocked()
 		delete(p.inodes, ino)
 	}
 }

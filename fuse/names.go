@@ -30,6 +30,7 @@ func (f *FS) Lookup(cancel <-chan struct{}, in *raw.InHeader, name string, out *
 	}
 	f.acls.tell(asking, in, &a)
 	st := f.entry(out, &a)
+	f.pages.settled(ctx, a.Ino)
 	out.SetAttrTimeout(f.attrTime(&a, false))
 	return st
 }

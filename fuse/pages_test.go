@@ -1,7 +1,9 @@
 package fuse
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/tnvfs/tnv"
 )
@@ -25,7 +27,7 @@ func TestPages(t *testing.T) {
 		drop, stale bool
 	}{
 		{"nothing new", func(p *pages) bool { return p.told(regular(1, 100), false) }, false, false},
-		{"foreign, new mtime", func(p *pages) bool { return p.told(regular(2, 200), false) }, true, false},
+		{"foreign, new mtime", func(p *pages) bool { return p.told(regular(2, 200), false) }, true, true},
 		{"foreign, same mtime", func(p *pages) bool { return p.told(regular(2, 100), false) }, true, true},
 		{"foreign, in SETATTR's reply", func(p *pages) bool { return p.told(regular(2, 200), true) }, true, true},
 		{"own, new mtime", func(p *pages) bool { p.written(5); return p.told(regular(2, 200), false) }, false, false},
@@ -34,8 +36,8 @@ func TestPages(t *testing.T) {
 			p.written(5)
 			p.told(regular(2, 200), false)
 			return p.told(regular(3, 300), false)
-		}, true, false},
-		{"overtaken", func(p *pages) bool { p.told(regular(3, 300), false); return p.told(regular(2, 200), false) }, false, false},
+		}, true, true},
+		{"overtaken", func(p *pages) bool { p.told(regular(3, 300), false); return p.told(regular(2, 200), false) }, false, true},
 		{"learnt by OPEN", func(p *pages) bool { _, drop := p.open(regular(2, 100), false); return drop }, true, true},
 	}
 	for _, c := range cases {
@@ -69,6 +71,8 @@ func TestKeep(t *testing.T) {
 	want("first open", regular(1, 100), false, false)
 	want("second open", regular(1, 100), false, true)
 	want("changed", regular(2, 200), false, false)
+	want("not dropped yet", regular(2, 200), false, false)
+	p.dropped(5, 2)
 	want("an overtaken reply", regular(1, 100), false, false)
 	want("unchanged", regular(2, 200), false, true)
 	want("for writing", regular(2, 200), true, true)
@@ -84,6 +88,40 @@ func TestKeep(t *testing.T) {
 	}
 	p.entered(regular(3, 200))
 	want("known anew", regular(3, 200), false, false)
+}
+
+// TestSettled: a reply waits until the pages are dropped of which it brings news,
+// and no longer than it may.
+func TestSettled(t *testing.T) {
+	p := &pages{inodes: map[tnv.Ino]*inode{}}
+	p.entered(regular(1, 100))
+	waits := func(ctx context.Context) time.Duration {
+		start := time.Now()
+		p.settled(ctx, 5)
+		return time.Since(start)
+	}
+	if d := waits(context.Background()); d > maxDropping/2 {
+		t.Errorf("nothing to wait for: %v", d)
+	}
+	p.told(regular(2, 200), false)
+	if d := waits(context.Background()); d < maxDropping {
+		t.Errorf("the pages stay: %v", d)
+	}
+	go func() {
+		time.Sleep(10 * time.Millisecond)
+		p.dropped(5, 2)
+	}()
+	if d := waits(context.Background()); d > maxDropping/2 {
+		t.Errorf("the pages are dropped: %v", d)
+	}
+	p.told(regular(3, 300), false)
+	go func() {
+		time.Sleep(10 * time.Millisecond)
+		p.forget(5, 1)
+	}()
+	if d := waits(context.Background()); d > maxDropping/2 {
+		t.Errorf("the kernel has forgotten the file: %v", d)
+	}
 }
 
 func TestTimeRange(t *testing.T) {

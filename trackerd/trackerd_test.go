@@ -293,10 +293,7 @@ func TestMembers(t *testing.T) {
 		was := m.Map
 		m = protocol.GetMapReply{}
 		tool.must(protocol.TypeGetMap, &m, &protocol.GetMap{Epoch: was.Epoch, IfVersion: was.Version})
-		if m.Map == nil {
-			return true
-		}
-		return false
+		return m.Map == nil
 	})
 	b.stop()
 	eventually(t, "b is lost", func() bool {
