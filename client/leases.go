@@ -1,6 +1,7 @@
 package client
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,8 +50,9 @@ type leaseCache struct {
 // Watcher keeps, above a client, what it was told: the kernel's caches, most of all.
 type Watcher interface {
 	// Invalidate returns when nothing that is named is believed any more. It is
-	// called before a mutation of the client's own that changes it, and when it is
-	// recalled, on any goroutine; it must not wait for a request under way.
+	// called before a mutation of the client's own that changes attributes, and when
+	// attributes or names are recalled, on any goroutine; it must not wait for a
+	// request under way.
 	Invalidate(keys []protocol.LeaseKey)
 	// InvalidateAll is Invalidate of everything.
 	InvalidateAll()
@@ -65,6 +67,7 @@ type nameKey struct {
 type leasedDir struct {
 	names map[string]leasedName
 	seq   tnv.BatchSeq // of this client's last mutation: older listings do not count
+	sole  bool         // nobody else has them, or looks at them unasked
 	all   bool         // a name that is not in names is not there
 	list  []tnv.Dirent // all entries, by cookie; nil: not known
 	next  *listing     // being read
@@ -221,11 +224,23 @@ func (l *leaseCache) grantedLocked(t *told, key protocol.LeaseKey) bool {
 		return false
 	}
 	for _, k := range t.leased.Keys {
-		if k == key {
+		if k == key || k.Class == protocol.LeaseSole && key.Class == protocol.LeaseNames && k.Ino == key.Ino {
 			return true
 		}
 	}
 	return false
+}
+
+// namesLeft is how long names in a directory may still be believed by whoever is
+// above, because nobody else looks at them: this client's own mutations are told
+// of to nobody beforehand.
+func (l *leaseCache) namesLeft(dir tnv.Ino) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d := l.dirs[dir]; d == nil || !d.sole {
+		return 0
+	}
+	return max(0, l.until-clock.Boot())
 }
 
 // takeAttr takes attributes in that an answer brought.
@@ -303,6 +318,8 @@ func (l *leaseCache) dirFor(t *told, dir tnv.Ino) *leasedDir {
 	default:
 		return nil
 	}
+	sole := protocol.LeaseKey{Ino: dir, Class: protocol.LeaseSole}
+	d.sole = d.sole || l.grantedLocked(t, namesKey(dir)) && slices.Contains(t.leased.Keys, sole)
 	return d
 }
 

@@ -129,11 +129,7 @@ func (l *leaseCache) fly(inos []tnv.Ino, names ...nameKey) *flight {
 		l.flying[attrKey(ino)]++
 	}
 	l.mu.Unlock()
-	keys := f.keys
-	for _, n := range names {
-		keys = append(keys, namesKey(n.dir))
-	}
-	l.forgetAbove(keys)
+	l.forgetAbove(f.keys) // names are believed above only where nobody else looks
 	return f
 }
 
@@ -272,6 +268,11 @@ func (c *Client) AttrLease(ino tnv.Ino, version uint64) time.Duration {
 	}
 	return c.leases.left(ino, version)
 }
+
+// NamesLease is how long what names in a directory stand for, or that they do not,
+// may be believed above without asking again: 0 unless this client is the only one
+// that has an interest in them.
+func (c *Client) NamesLease(dir tnv.Ino) time.Duration { return c.leases.namesLeft(dir) }
 
 // dropLeases forgets everything, in the kernel too, before the owner is asked to
 // go on with the session on a new connection.

@@ -52,13 +52,13 @@ func (f *FS) fillAttr(out *raw.Attr, a *tnv.Attr) {
 }
 
 // entry answers a request through which the kernel may learn an inode.
-func (f *FS) entry(out *raw.EntryOut, a *tnv.Attr) raw.Status {
+func (f *FS) entry(out *raw.EntryOut, a *tnv.Attr, name nameTime) raw.Status {
 	f.known.entered(a.Ino)
 	if f.pages.entered(a) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
 	out.NodeId = f.node(a.Ino)
-	out.SetEntryTimeout(f.stale)
+	out.SetEntryTimeout(name.left())
 	out.SetAttrTimeout(f.stale)
 	f.fillAttr(&out.Attr, a)
 	return raw.OK

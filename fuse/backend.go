@@ -35,6 +35,9 @@ type Backend interface {
 	// AttrLease is how long attributes of an Attr.Version, as returned by a method
 	// here, need not be asked for again.
 	AttrLease(ino tnv.Ino, version uint64) time.Duration
+	// NamesLease is how long names in a directory, those that are not there
+	// included, need not be asked for again.
+	NamesLease(dir tnv.Ino) time.Duration
 	// OpenFile opens a regular file: flags are os.O_RDONLY, O_WRONLY or O_RDWR, and O_APPEND.
 	OpenFile(ctx context.Context, ino tnv.Ino, flags int) (File, tnv.Attr, error)
 	// CreateFile is Create and OpenFile in one.

@@ -43,6 +43,7 @@ type FS struct {
 	log               *logrus.Entry
 	pages             pages
 	known             known
+	entries           entries
 	notify            notifier
 	acls              acls
 	atimes            atimes
@@ -170,6 +171,7 @@ func (f *FS) String() string { return "tnv" }
 
 // Init is called by go-fuse before the first request.
 func (f *FS) Init(s *raw.Server) {
+	f.entries.open()
 	f.notify.to(s.InodeNotify)
 	f.watchers.Add(1)
 	go f.refresher()
@@ -179,6 +181,7 @@ func (f *FS) Init(s *raw.Server) {
 // What it left open is closed by Drain.
 func (f *FS) OnUnmount() {
 	close(f.over)
+	f.entries.close()
 	f.notify.stop()
 	f.watchers.Wait()
 	f.atimes.stop()

@@ -149,15 +149,24 @@ func (f *FS) attrTime(a *tnv.Attr, named bool) time.Duration {
 // Invalidate has the kernel drop what it believes of inodes (client.Watcher). The
 // notification takes no lock that a request could hold: see fuse_reverse_inval_inode.
 func (f *FS) Invalidate(keys []protocol.LeaseKey) {
+	if f.stale > 0 {
+		return
+	}
+	var names time.Duration
 	for _, key := range keys {
-		if key.Class == protocol.LeaseAttr && f.known.believed(key.Ino) && f.stale == 0 {
+		switch {
+		case key.Class == protocol.LeaseNames:
+			names = max(names, f.entries.recalled(key.Ino))
+		case f.known.believed(key.Ino):
 			f.notify.attributes(f.node(key.Ino))
 		}
 	}
+	f.entries.forget(names)
 }
 
 // InvalidateAll has the kernel drop all that it believes.
 func (f *FS) InvalidateAll() {
+	f.entries.forget(f.entries.recalledAll())
 	for _, ino := range f.known.all() {
 		f.notify.attributes(f.node(ino))
 	}

@@ -14,7 +14,7 @@ func (f *FS) Lookup(cancel <-chan struct{}, in *raw.InHeader, name string, out *
 	ctx := f.begin(cancel, in)
 	defer ctx.end()
 	parent := f.ino(in.NodeId)
-	asking := f.acls.asking()
+	asking, believed := f.acls.asking(), f.nameTime(parent)
 	var a tnv.Attr
 	var err error
 	if name == "." || name == ".." && parent == f.root {
@@ -25,11 +25,17 @@ func (f *FS) Lookup(cancel <-chan struct{}, in *raw.InHeader, name string, out *
 	if err == nil && f.atimes.settle(ctx, a.Ino) {
 		a, err = f.b.GetAttr(ctx, cred(in), a.Ino)
 	}
+	if tnv.KindOf(err) == tnv.KindNotExist {
+		if d := believed.left(); d > 0 { // else the kernel keeps nothing
+			out.SetEntryTimeout(d)
+			return raw.OK
+		}
+	}
 	if err != nil {
 		return status(err)
 	}
 	f.acls.tell(asking, in, &a)
-	st := f.entry(out, &a)
+	st := f.entry(out, &a, believed)
 	f.pages.settled(ctx, a.Ino)
 	out.SetAttrTimeout(f.attrTime(&a, false))
 	return st
@@ -46,35 +52,38 @@ func (f *FS) Forget(node, n uint64) {
 func (f *FS) Mknod(cancel <-chan struct{}, in *raw.MknodIn, name string, out *raw.EntryOut) raw.Status {
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
+	believed := f.nameTime(f.ino(in.NodeId))
 	rep, err := f.b.Create(ctx, cred(&in.InHeader), protocol.Create{
 		Parent: f.ino(in.NodeId), Name: name, Mode: in.Mode, Umask: in.Umask, Rdev: in.Rdev, Excl: true})
 	if err != nil {
 		return status(err)
 	}
-	return f.entry(out, &rep.Attr)
+	return f.entry(out, &rep.Attr, believed)
 }
 
 // Mkdir makes a directory.
 func (f *FS) Mkdir(cancel <-chan struct{}, in *raw.MkdirIn, name string, out *raw.EntryOut) raw.Status {
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
+	believed := f.nameTime(f.ino(in.NodeId))
 	a, err := f.b.Mkdir(ctx, cred(&in.InHeader), protocol.Mkdir{
 		Parent: f.ino(in.NodeId), Name: name, Mode: in.Mode & 0o7777, Umask: in.Umask})
 	if err != nil {
 		return status(err)
 	}
-	return f.entry(out, &a)
+	return f.entry(out, &a, believed)
 }
 
 // Symlink makes a symbolic link.
 func (f *FS) Symlink(cancel <-chan struct{}, in *raw.InHeader, target, name string, out *raw.EntryOut) raw.Status {
 	ctx := f.begin(cancel, in)
 	defer ctx.end()
+	believed := f.nameTime(f.ino(in.NodeId))
 	a, err := f.b.Symlink(ctx, cred(in), protocol.Symlink{Parent: f.ino(in.NodeId), Name: name, Target: target})
 	if err != nil {
 		return status(err)
 	}
-	return f.entry(out, &a)
+	return f.entry(out, &a, believed)
 }
 
 // Readlink reads one.
@@ -92,12 +101,13 @@ func (f *FS) Readlink(cancel <-chan struct{}, in *raw.InHeader) ([]byte, raw.Sta
 func (f *FS) Link(cancel <-chan struct{}, in *raw.LinkIn, name string, out *raw.EntryOut) raw.Status {
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
+	believed := f.nameTime(f.ino(in.NodeId))
 	a, err := f.b.Link(ctx, cred(&in.InHeader), protocol.Link{
 		Ino: f.ino(in.Oldnodeid), Parent: f.ino(in.NodeId), Name: name})
 	if err != nil {
 		return status(err)
 	}
-	return f.entry(out, &a)
+	return f.entry(out, &a, believed)
 }
 
 // Unlink removes a name that is not a directory's.
@@ -124,6 +134,8 @@ func (f *FS) Rename(cancel <-chan struct{}, in *raw.RenameIn, from, to string) r
 	defer ctx.end()
 	_, err := f.b.Rename(ctx, cred(&in.InHeader), protocol.Rename{Parent: f.ino(in.NodeId), Name: from,
 		NewParent: f.ino(in.Newdir), NewName: to, Flags: in.Flags})
+	f.entries.moved(f.ino(in.NodeId), f.ino(in.Newdir))
+	f.entries.moved(f.ino(in.Newdir), f.ino(in.NodeId))
 	return status(err)
 }
 
@@ -133,6 +145,7 @@ func (f *FS) Rename(cancel <-chan struct{}, in *raw.RenameIn, from, to string) r
 func (f *FS) Create(cancel <-chan struct{}, in *raw.CreateIn, name string, out *raw.CreateOut) raw.Status {
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
+	believed := f.nameTime(f.ino(in.NodeId))
 	file, rep, err := f.b.CreateFile(ctx, cred(&in.InHeader), protocol.Create{Parent: f.ino(in.NodeId), Name: name,
 		Mode: syscall.S_IFREG | in.Mode&0o7777, Umask: in.Umask, Excl: true}, int(in.Flags)&openFlags)
 	if err != nil {
@@ -141,7 +154,7 @@ func (f *FS) Create(cancel <-chan struct{}, in *raw.CreateIn, name string, out *
 		}
 		return status(err)
 	}
-	f.created(out, file, &rep.Attr, in.Flags)
+	f.created(out, file, &rep.Attr, in.Flags, believed)
 	return raw.OK
 }
 
@@ -154,13 +167,13 @@ func (f *FS) Tmpfile(cancel <-chan struct{}, in *raw.CreateIn, out *raw.CreateOu
 	if err != nil {
 		return status(err)
 	}
-	f.created(out, file, &rep.Attr, in.Flags)
+	f.created(out, file, &rep.Attr, in.Flags, nameTime{f: f})
 	return raw.OK
 }
 
 // created tells the kernel of a file that is new, and open.
-func (f *FS) created(out *raw.CreateOut, file File, a *tnv.Attr, flags uint32) {
-	f.entry(&out.EntryOut, a)
+func (f *FS) created(out *raw.CreateOut, file File, a *tnv.Attr, flags uint32, name nameTime) {
+	f.entry(&out.EntryOut, a, name)
 	f.opened(&out.OpenOut, file, a, flags)
 	f.pages.noCaps(a.Ino, a.Version) // it is new
 }

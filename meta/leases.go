@@ -32,7 +32,8 @@ type leases struct {
 
 	mu       sync.Mutex
 	keys     map[protocol.LeaseKey]*leased
-	cooling  map[protocol.LeaseKey]*coolness // keys that were recalled lately
+	cooling  map[protocol.LeaseKey]*coolness     // keys that were recalled lately
+	crowded  map[protocol.LeaseKey]time.Duration // names that several sessions want: not leased to one alone until then
 	sessions map[tnv.SessionID]*leaseSession
 	recalls  uint64 // the last recall's number
 	count    int
@@ -51,6 +52,9 @@ const (
 	coolFirst   = 50 * time.Millisecond
 	coolMost    = 3 * time.Second
 	coolForgets = 2 * time.Second
+	// crowdedFor is how long names are not leased to one session alone after
+	// another wanted them (K2).
+	crowdedFor = 10 * time.Second
 	// maxUnanswered is how many recalls of a session may be open before no more
 	// are sent to make room.
 	maxUnanswered = 16
@@ -66,6 +70,7 @@ type leased struct {
 type holding struct {
 	s      *leaseSession
 	gen    uint32
+	sole   bool      // of names: nobody else may look at them before it is recalled
 	recall *recallOf // nil: not recalled
 }
 
@@ -98,7 +103,7 @@ type leaseSession struct {
 
 func newLeases(ttl time.Duration, memory int64) *leases {
 	return &leases{ttl: ttl, margin: ttl / 15, limit: leaseLimit, most: int(max(memory/leaseBytes, minLeases)), keys: map[protocol.LeaseKey]*leased{},
-		cooling: map[protocol.LeaseKey]*coolness{}, sessions: map[tnv.SessionID]*leaseSession{}}
+		cooling: map[protocol.LeaseKey]*coolness{}, crowded: map[protocol.LeaseKey]time.Duration{}, sessions: map[tnv.SessionID]*leaseSession{}}
 }
 
 // inherit notes a session that an earlier owner had.
@@ -258,9 +263,45 @@ func (l *leases) grant(id tnv.SessionID, keys []protocol.LeaseKey, now time.Dura
 			}
 			continue
 		}
+		if l.soleLocked(s, k, key, now) {
+			key.Class = protocol.LeaseSole
+		}
 		granted = append(granted, key)
 	}
 	return granted, s.gen
+}
+
+// soleLocked tells whether a session is the only one that has names, and nobody
+// else wanted them lately; then it is asked before anybody else looks at them.
+func (l *leases) soleLocked(s *leaseSession, k *leased, key protocol.LeaseKey, now time.Duration) bool {
+	if key.Class != protocol.LeaseNames || len(k.holders) != 1 || now < l.crowded[key] {
+		return false
+	}
+	k.holders[0].sole = true
+	return true
+}
+
+// looked gives the directories at whose names a session may not look before they
+// were recalled from the one that has them alone. It notes that others want them.
+func (l *leases) looked(id tnv.SessionID, dirs []tnv.Ino, now time.Duration) (hit []protocol.LeaseKey) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, dir := range dirs {
+		key := protocol.LeaseKey{Ino: dir, Class: protocol.LeaseNames}
+		k := l.keys[key]
+		if k == nil {
+			continue
+		}
+		for _, h := range k.holders {
+			if h.s.id != id {
+				l.crowded[key] = now + crowdedFor
+			}
+			if h.s.id != id && h.sole && !l.lapsed(h, now) {
+				hit = append(hit, key)
+			}
+		}
+	}
+	return hit
 }
 
 // holdLocked notes that a session holds a key, in its present generation. A
@@ -273,6 +314,9 @@ func (l *leases) holdLocked(s *leaseSession, k *leased, key protocol.LeaseKey) b
 			}
 			h.gen = s.gen
 			return true
+		}
+		if h.sole {
+			return false
 		}
 	}
 	if s.held >= l.limit || l.count >= l.most {
@@ -370,6 +414,9 @@ func (l *leases) recall(id tnv.SessionID, keys []protocol.LeaseKey, now time.Dur
 			if h.recall == nil {
 				h.recall = l.recallLocked(fresh, h, key)
 				l.coolLocked(key, now)
+				if key.Class == protocol.LeaseNames {
+					l.crowded[key] = now + crowdedFor
+				}
 			}
 			wait = append(wait, h.recall)
 			latest = max(latest, h.recall.lapse+l.margin)
@@ -453,6 +500,11 @@ func (l *leases) coolLocked(key protocol.LeaseKey, now time.Duration) {
 func (l *leases) trim(now time.Duration) (send []outgoing) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for key, until := range l.crowded {
+		if now >= until {
+			delete(l.crowded, key)
+		}
+	}
 	for key, c := range l.cooling {
 		if now > c.until+coolForgets {
 			delete(l.cooling, key)

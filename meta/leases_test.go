@@ -376,3 +376,51 @@ func joined(lines []string) (s string) {
 	}
 	return s
 }
+
+// Names are leased to one session alone until another looks at them, and again
+// when nobody else has wanted them for some time.
+func TestSoleNames(t *testing.T) {
+	l, now := newLeases(simTTL, 0), time.Hour
+	l.attach(1, true, now)
+	l.attach(2, true, now)
+	names := protocol.LeaseKey{Ino: 5, Class: protocol.LeaseNames}
+	sole := protocol.LeaseKey{Ino: 5, Class: protocol.LeaseSole}
+	grant := func(id tnv.SessionID, want ...protocol.LeaseKey) {
+		t.Helper()
+		if got, _ := l.grant(id, []protocol.LeaseKey{names}, now); !slices.Equal(got, want) {
+			t.Errorf("session %d got %v, want %v", id, got, want)
+		}
+	}
+	look := func(id tnv.SessionID, want int) {
+		t.Helper()
+		if hit := l.looked(id, []tnv.Ino{5, 6}, now); len(hit) != want {
+			t.Errorf("session %d looks, and %v stand in its way", id, hit)
+		}
+	}
+	grant(1, sole)
+	grant(1, sole)
+	grant(2) // it has not looked
+	look(1, 0)
+	look(2, 1)
+	send, wait, _ := l.recall(2, []protocol.LeaseKey{names}, now)
+	if len(send) != 1 || len(wait) != 1 {
+		t.Fatalf("%d recalls, %d to wait for", len(send), len(wait))
+	}
+	l.sent(&send[0])
+	look(2, 1)
+	l.answered(1, send[0].msg.ID)
+	<-wait[0].done
+	look(2, 0)
+	l.done([]protocol.LeaseKey{names})
+	now += coolFirst
+	grant(2, names)
+	grant(1, names)
+	look(1, 0)
+	look(2, 0)
+	l.forget(2, true, now)
+	grant(1, names)
+	now += crowdedFor
+	l.renew(1, now-crowdedFor/2) // keeps its clock running
+	l.attach(1, true, now)
+	grant(1, sole)
+}

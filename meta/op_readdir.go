@@ -72,6 +72,7 @@ func readDir(ctx context.Context, c *call, rq *protocol.ReadDir) (*protocol.Read
 // that are gone meanwhile leave the listing. If the directory is still as it was
 // listed, its names are leased.
 func listed(tx *Tx, rq *protocol.ReadDir, rep *protocol.ReadDirReply) error {
+	tx.look(rq.Ino)
 	dir, err := getAs[inode](tx, inodeKey(rq.Ino))
 	if err != nil {
 		return err

@@ -50,6 +50,23 @@ func (tx *Tx) lease(ino tnv.Ino, class protocol.LeaseClass) {
 	}
 }
 
+// look notes that the function looks at the names in a directory.
+func (tx *Tx) look(dir tnv.Ino) {
+	if tx.session != 0 && !slices.Contains(tx.looked, dir) {
+		tx.looked = append(tx.looked, dir)
+	}
+}
+
+// overlooked gives the leases that keep the function from telling what it saw: what
+// it saw of a mutation by the session that has the names alone, whose answer is
+// still on its way, others must not know before that session's kernel does.
+func (tx *Tx) overlooked() []protocol.LeaseKey {
+	if tx.s.owner == nil || len(tx.looked) == 0 {
+		return nil
+	}
+	return tx.s.owner.leases.looked(tx.session, tx.looked, clock.Boot())
+}
+
 // tell has the session told of attributes that the function changes.
 func (tx *Tx) tell(a tnv.Attr) {
 	if tx.session == 0 {

@@ -169,6 +169,9 @@ func (s *store) mutateOnce(tx *Tx, fn func(*Tx) error) (seq tnv.BatchSeq, fnErr,
 	if tx.missed() {
 		return 0, nil, errMiss
 	}
+	if held := tx.overlooked(); len(held) > 0 {
+		return 0, nil, errLeased{held}
+	}
 	if fnErr != nil {
 		return tx.seen, fnErr, nil
 	}
@@ -195,18 +198,22 @@ func (s *store) read(ctx context.Context, fn func(*Tx) error) error {
 func (s *store) readFor(ctx context.Context, session tnv.SessionID, fn func(*Tx) error) (protocol.Leased, error) {
 	tx := &Tx{s: s, session: session}
 	defer tx.unpin()
+	defer tx.dropRecalls()
 	for range maxReruns {
 		fnErr, err := s.readOnce(tx, fn)
+		var held errLeased
 		switch {
 		case err == nil:
 			if err := s.wait(ctx, tx.seen); err != nil {
 				return protocol.Leased{}, err
 			}
 			return tx.leased, fnErr
-		case err != errMiss:
-			return protocol.Leased{}, err
+		case errors.As(err, &held):
+			err = s.owner.recall(ctx, tx, held.keys)
+		case err == errMiss:
+			err = s.supply(ctx, tx)
 		}
-		if err := s.supply(ctx, tx); err != nil {
+		if err != nil {
 			return protocol.Leased{}, err
 		}
 	}
@@ -223,6 +230,9 @@ func (s *store) readOnce(tx *Tx, fn func(*Tx) error) (fnErr, err error) {
 	fnErr = fn(tx)
 	if tx.missed() {
 		return nil, errMiss
+	}
+	if held := tx.overlooked(); len(held) > 0 {
+		return nil, errLeased{held}
 	}
 	if fnErr == nil {
 		tx.settleLeases(s.seq)

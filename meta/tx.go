@@ -32,6 +32,7 @@ type Tx struct {
 
 	session  tnv.SessionID       // for whom the function runs; 0: for the owner itself
 	wanted   []protocol.LeaseKey // leases that it asks for
+	looked   []tnv.Ino           // directories at whose names it has looked
 	recalled []protocol.LeaseKey // taken back for it, and not granted until it is done
 	leased   protocol.Leased     // what it got, once it has succeeded
 }
@@ -43,7 +44,7 @@ func (tx *Tx) begin(seq tnv.BatchSeq, now int64) {
 	clear(tx.refs)
 	tx.order, tx.raw, tx.after = tx.order[:0], tx.raw[:0], tx.after[:0]
 	tx.missing, tx.lackIDs = tx.missing[:0], tx.lackIDs[:0]
-	tx.wanted, tx.leased = tx.wanted[:0], protocol.Leased{}
+	tx.wanted, tx.looked, tx.leased = tx.wanted[:0], tx.looked[:0], protocol.Leased{}
 }
 
 func (tx *Tx) missed() bool { return len(tx.missing)+len(tx.lackIDs) > 0 }
@@ -65,6 +66,9 @@ func (tx *Tx) unpin() {
 func (tx *Tx) get(key string) (any, error) {
 	if v, ok := tx.local[key]; ok {
 		return v, nil
+	}
+	if key[0] == keyDentry {
+		tx.look(tnv.Ino(split1(key)))
 	}
 	e := tx.s.cache[key]
 	if e == nil {

@@ -21,6 +21,10 @@ const (
 	// LeaseNames covers what each name in a directory stands for: that there is
 	// no such name, and which there are, included.
 	LeaseNames
+	// LeaseSole is LeaseNames where no other session has it, nor looks at the names
+	// before this one was asked: it need not be told of its own mutations' effects
+	// beforehand. Only in Leased; a recall names LeaseNames.
+	LeaseSole
 )
 
 // LeaseKey names what can be leased.

@@ -359,6 +359,9 @@ func (v *Volume) StatFS(ctx context.Context) (tnv.StatFS, error) {
 // AttrLease tells that nothing is leased.
 func (v *Volume) AttrLease(tnv.Ino, uint64) time.Duration { return 0 }
 
+// NamesLease tells that nothing is leased.
+func (v *Volume) NamesLease(tnv.Ino) time.Duration { return 0 }
+
 // SyncFS does nothing.
 func (v *Volume) SyncFS(ctx context.Context) error {
 	if err := v.begin(ctx, "syncfs"); err != nil {
