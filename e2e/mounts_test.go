@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -59,5 +60,92 @@ func TestTailFollows(t *testing.T) {
 		case <-time.After(limit):
 			t.Fatalf("line %d does not come within %v", i, limit)
 		}
+	}
+}
+
+// A mount that is killed frees the files that it had open without a name within
+// ten seconds; one that lives keeps them.
+func TestKilledMountFreesUnlinkedFiles(t *testing.T) {
+	c := Start(t, Options{NoHTTP: true})
+	m := c.MountMore("second", "")
+	hold := func(dir, name string) *exec.Cmd {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, noise(1, 1<<20), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sleep", "300")
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stdin = f
+		err = cmd.Start()
+		f.Close()
+		if err == nil {
+			err = os.Remove(path)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	kept, lost := hold(c.Mount, "kept"), hold(m.Point, "lost")
+	end := func(cmd *exec.Cmd) {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	defer end(kept)
+	unlinked := func(n uint64) func(Status) bool {
+		return func(s Status) bool { return s.Volumes[0].Unlinked == n }
+	}
+	c.WaitStatus(10*time.Second, "both files are open without a name", unlinked(2))
+	time.Sleep(2 * time.Second)
+	if n := c.Status().Volumes[0].Unlinked; n != 2 {
+		t.Fatalf("%d files are open without a name, want 2", n)
+	}
+	if err := syscall.Kill(m.Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	end(lost)
+	c.WaitStatus(10*time.Second, "the killed mount's file is freed", unlinked(1))
+	t.Logf("freed after %v", time.Since(began).Round(10*time.Millisecond))
+	time.Sleep(2 * time.Second)
+	if n := c.Status().Volumes[0].Unlinked; n != 1 {
+		t.Errorf("%d files are open without a name, want the one of the living mount", n)
+	}
+}
+
+// What is mounted on a directory of a mount stays when another mount changes
+// names around it, and the kernel has to forget what it believed of them.
+func TestMountedBelow(t *testing.T) {
+	c := Start(t, Options{NoHTTP: true})
+	m := c.MountMore("second", "")
+	dir, other := filepath.Join(c.Mount, "d"), t.TempDir()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(other, "inner"), []byte("inner"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount(other, dir, "", syscall.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Unmount(dir, syscall.MNT_DETACH)
+	for i := range 3 {
+		for range 3 { // so that the names are believed
+			os.Stat(filepath.Join(dir, "inner"))
+			os.Stat(filepath.Join(c.Mount, fmt.Sprint("new", i)))
+		}
+		if err := os.WriteFile(filepath.Join(m.Point, fmt.Sprint("new", i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(c.Mount, fmt.Sprint("new", i))); err != nil {
+			t.Errorf("what the other mount made: %v", err)
+		}
+		if b, err := os.ReadFile(filepath.Join(dir, "inner")); string(b) != "inner" {
+			t.Fatalf("what was mounted on the directory is gone: %q, %v", b, err)
+		}
+		time.Sleep(time.Second)
 	}
 }

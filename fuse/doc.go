@@ -7,11 +7,10 @@
 // never used again. With Options.Root, the inode that it names is the kernel's
 // node 1, and changes places with inode 1 (which no path beneath it reaches).
 //
-// Nothing is kept longer than one operation: entries, negative entries and
-// attributes time out at once, so the kernel asks each time, and a change made
-// elsewhere is seen by the next system call. Pages of files are kept, since the
-// kernel asks for the attributes before each read(2); what drops them when the
-// content changed is all in caching.go, and nowhere else.
+// What the kernel keeps is what is leased: attributes (known.go), names, those that
+// are not there too (entries.go), and pages of files (caching.go). It is told to
+// forget before whoever changes something elsewhere gets the answer, or its time
+// has run out by then: so a change made elsewhere is seen by the next system call.
 //
 // Permissions are the kernel's business (default_permissions), by ACLs too, which
 // are the owner's extended attributes (acl.go). The umask is applied by the owner:
@@ -37,8 +36,8 @@
 //
 // # Reading
 //
-// Before each read(2), buffered or O_DIRECT, the kernel asks for the attributes
-// with the handle's number (AUTO_INVAL_DATA). READs that come within trustFor
+// Before a read(2), buffered or O_DIRECT, the kernel asks for the attributes with the
+// handle's number if it does not believe those that it has (AUTO_INVAL_DATA). READs that come within trustFor
 // behind such a GETATTR are answered at the version that it brought, without
 // asking the owner again. READs without one, which are faults of mapped pages and
 // reads of O_APPEND handles, ask the owner first. A page that is mapped already
