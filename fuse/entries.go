@@ -169,8 +169,12 @@ func (e *entries) forget(until time.Duration) {
 	if dev == nil || !mountedBelow(dev) && newEpoch(dev) == nil {
 		return // without a device the kernel's side is over
 	}
-	time.Sleep(left)
+	time.Sleep(left + slack)
 }
+
+// slack is how much later than it was told the kernel may stop to believe: it
+// counts from when the caller takes the reply in, in ticks.
+const slack = 100 * time.Millisecond
 
 // mountedBelow tells whether anything is mounted in the mount that a device serves.
 func mountedBelow(dev *os.File) bool {
