@@ -127,9 +127,7 @@ func (s *store) mutateFor(ctx context.Context, session tnv.SessionID, fn func(*T
 	defer tx.dropRecalls()
 	for range maxReruns {
 		seq, fnErr, err := s.mutateOnce(tx, fn)
-		var held errLeased
-		switch {
-		case err == nil:
+		if err == nil {
 			if tx.wrote() {
 				s.lead(seq)
 			}
@@ -137,19 +135,29 @@ func (s *store) mutateFor(ctx context.Context, session tnv.SessionID, fn func(*T
 				return protocol.Leased{}, err
 			}
 			return tx.leased, fnErr
-		case errors.As(err, &held):
-			err = s.owner.recall(ctx, tx, held.keys)
-		case err == errMiss:
-			err = s.supply(ctx, tx)
 		}
-		if err != nil {
+		if err := s.clear(ctx, tx, err); err != nil {
 			return protocol.Leased{}, err
 		}
 	}
 	return protocol.Leased{}, tnv.E("mutation", tnv.KindBusy, "records move too fast")
 }
 
-// errLeased ends a function that writes what others have leases on.
+// clear takes out of the way what ended a function, so that it can run again; an
+// error that is not in its power it returns.
+func (s *store) clear(ctx context.Context, tx *Tx, err error) error {
+	var held errLeased
+	switch {
+	case errors.As(err, &held):
+		return s.owner.recall(ctx, tx, held.keys)
+	case err == errMiss:
+		return s.supply(ctx, tx)
+	}
+	return err
+}
+
+// errLeased ends a function that writes what others have leases on, or looks at
+// names that another has alone.
 type errLeased struct{ keys []protocol.LeaseKey }
 
 func (errLeased) Error() string { return "leased to others" }
@@ -201,19 +209,13 @@ func (s *store) readFor(ctx context.Context, session tnv.SessionID, fn func(*Tx)
 	defer tx.dropRecalls()
 	for range maxReruns {
 		fnErr, err := s.readOnce(tx, fn)
-		var held errLeased
-		switch {
-		case err == nil:
+		if err == nil {
 			if err := s.wait(ctx, tx.seen); err != nil {
 				return protocol.Leased{}, err
 			}
 			return tx.leased, fnErr
-		case errors.As(err, &held):
-			err = s.owner.recall(ctx, tx, held.keys)
-		case err == errMiss:
-			err = s.supply(ctx, tx)
 		}
-		if err != nil {
+		if err := s.clear(ctx, tx, err); err != nil {
 			return protocol.Leased{}, err
 		}
 	}
