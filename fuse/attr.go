@@ -68,7 +68,7 @@ func (f *FS) entry(out *raw.EntryOut, a *tnv.Attr, name nameTime) raw.Status {
 // them without looking whether the content changed, or they have changed since,
 // as it does from SETATTR.
 func (f *FS) attrs(ctx context.Context, out *raw.AttrOut, a *tnv.Attr, adopted bool) raw.Status {
-	if f.pages.told(a, adopted) {
+	if f.pages.told(a) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
 	if !adopted {
@@ -121,7 +121,7 @@ func (f *FS) Statx(cancel <-chan struct{}, in *raw.StatxIn, out *raw.StatxOut) r
 		return status(err)
 	}
 	f.acls.tell(asking, &in.InHeader, &a)
-	if f.pages.told(&a, false) {
+	if f.pages.told(&a) {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
 	f.pages.settled(ctx, a.Ino)

@@ -29,10 +29,10 @@ const trustFor = 20 * time.Millisecond
 //   - the kernel stores the new mtime, and drops the pages then: whoever reads in
 //     between finds nothing to wait for.
 //
-// So whenever Attr.Data changed, and it is not this mount's own writing with a new
-// mtime, the kernel is told to drop the pages, and the request that brought the
-// news, as every other one for attributes, is answered when that is done: before
-// the kernel hears of the new version nothing older than it is left. Dropping waits
+// So whenever Attr.Data changed, be it by this mount's own writing (behind which
+// somebody else's may hide), the kernel is told to drop the pages, and the request
+// that brought the news, as every other one for attributes, is answered when that is
+// done: before the kernel hears of the new version nothing older than it is left. Dropping waits
 // for READs under way; no READ waits for attributes. A wait is bounded, since
 // a READ may take as long as the storage daemons do: after maxDropping the reply
 // goes, with an mtime that is wrong by some nanoseconds if the kernel asked before
@@ -53,9 +53,6 @@ type inode struct {
 	writers int    // handles open for writing
 	data    uint64 // the newest Attr.Data seen
 	kept    uint64 // all pages are of this Attr.Data; 0: not known
-	mtime   int64  // last told
-	size    uint64 // last told
-	wrote   bool   // this mount wrote since data was seen
 	stale   bool   // pages may be older than data, and the kernel is being told to drop them
 	off     uint32 // by how many nanoseconds the mtime is wrong while they are stale
 
@@ -81,41 +78,34 @@ func (p *pages) entered(a *tnv.Attr) (drop bool) {
 	defer p.mu.Unlock()
 	in := p.inodes[a.Ino]
 	if in == nil { // not in the kernel: it has no pages
-		in = &inode{data: a.Data, mtime: a.Mtime, size: a.Size, version: a.Version}
+		in = &inode{data: a.Data, version: a.Version}
 		p.inodes[a.Ino] = in
 	}
 	in.lookups++
-	return in.told(a, false)
+	return in.saw(a)
 }
 
-// told notes attributes that go to the kernel; adopted: in a reply to SETATTR.
-func (p *pages) told(a *tnv.Attr, adopted bool) (drop bool) {
+// told notes attributes that go to the kernel. It tells whether the pages are to
+// be dropped.
+func (p *pages) told(a *tnv.Attr) (drop bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	in := p.inodes[a.Ino]
-	return in != nil && in.told(a, adopted)
+	return in != nil && in.saw(a)
 }
 
-func (in *inode) told(a *tnv.Attr, adopted bool) (drop bool) {
-	noticed := !adopted && (a.Mtime != in.mtime || a.Size != in.size)
-	drop = in.saw(a, noticed)
-	in.mtime, in.size = a.Mtime, a.Size
-	return drop
-}
-
-// saw takes a version in; noticed: the kernel sees by itself that it is new.
-func (in *inode) saw(a *tnv.Attr, noticed bool) (drop bool) {
+// saw takes a version in.
+func (in *inode) saw(a *tnv.Attr) (drop bool) {
 	in.version = max(in.version, a.Version)
 	if a.Data <= in.data { // not new, or a reply that was overtaken
 		return false
 	}
-	drop = !noticed || !in.wrote
-	if drop && !in.stale {
+	if !in.stale {
 		in.stale, in.fresh = true, make(chan struct{})
 	}
-	in.data, in.kept, in.wrote = a.Data, 0, false
+	in.data, in.kept = a.Data, 0
 	in.off = in.off%1000 + 1
-	return drop
+	return true
 }
 
 // dropped notes that the kernel has dropped the pages that it had when version
@@ -205,7 +195,7 @@ func (p *pages) open(a *tnv.Attr, writable bool) (keep, drop bool) {
 	if in == nil {
 		return false, false
 	}
-	drop = in.saw(a, a.Mtime != in.mtime || a.Size != in.size)
+	drop = in.saw(a)
 	keep = in.kept != 0 && in.kept == a.Data && in.writers == 0 && !in.stale
 	if writable {
 		in.writers++
@@ -225,15 +215,6 @@ func (p *pages) closed(ino tnv.Ino) {
 	defer p.mu.Unlock()
 	if in := p.inodes[ino]; in != nil && in.writers > 0 {
 		in.writers--
-	}
-}
-
-// written notes a write by this mount.
-func (p *pages) written(ino tnv.Ino) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if in := p.inodes[ino]; in != nil {
-		in.wrote = true
 	}
 }
 

@@ -51,7 +51,6 @@ func (f *FS) Fallocate(cancel <-chan struct{}, in *raw.FallocateIn) raw.Status {
 	}
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
-	f.pages.written(h.ino)
 	if in.Uid != 0 {
 		h.file.KillSUID()
 	}
@@ -102,7 +101,6 @@ func (f *FS) CopyFileRange(cancel <-chan struct{}, in *raw.CopyFileRangeIn) (uin
 	}
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
-	f.pages.written(to.ino)
 	if in.Uid != 0 {
 		to.file.KillSUID()
 	}

@@ -163,7 +163,6 @@ func (f *FS) Writev(cancel <-chan struct{}, in *raw.WriteIn, data [][]byte) (uin
 	}
 	ctx := f.begin(cancel, &in.InHeader)
 	defer ctx.end()
-	f.pages.written(h.ino)
 	if in.WriteFlags&raw.WRITE_KILL_SUIDGID != 0 {
 		h.file.KillSUID()
 	}

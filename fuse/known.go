@@ -220,7 +220,7 @@ func (f *FS) refresher() {
 			ctx, cancel := context.WithTimeout(context.Background(), refreshEvery)
 			a, err := f.b.GetAttr(ctx, tnv.Root, ino)
 			cancel()
-			if err == nil && f.pages.told(&a, false) {
+			if err == nil && f.pages.told(&a) {
 				f.notify.send(f.node(ino), ino)
 			}
 		}
