@@ -2,10 +2,7 @@ package coherence
 
 import (
 	"maps"
-	"strings"
 	"syscall"
-
-	"github.com/anishathalye/porcupine"
 )
 
 // register is a state of one file's content: what all see, and what is seen on
@@ -78,24 +75,3 @@ func (r *register) step(o *Op) (out []*register) {
 
 // firstValue is what overwritten files hold at first.
 const firstValue = "the first value of a file ....." + "\n"
-
-// tornReads are the reads that found nothing but zeros while a truncation was under
-// way. The kernel fills what a READ does not bring with zeros up to the size that
-// it had asked for before, and corrects the size only if its attributes were not
-// invalidated meanwhile (fuse_short_read): no mount can keep it from that. Such a
-// read tells nothing. One that no truncation overlaps has no such excuse.
-func tornReads(ops []porcupine.Operation) map[*Op]bool {
-	torn := map[*Op]bool{}
-	for _, r := range ops {
-		in := r.Input.(*Op)
-		if in.Kind != Read || in.Val == "" || strings.Trim(in.Val, "\x00") != "" {
-			continue
-		}
-		for _, e := range ops {
-			if e.Input.(*Op).Kind == Empty && e.Call < r.Return && r.Call < e.Return {
-				torn[in] = true
-			}
-		}
-	}
-	return torn
-}

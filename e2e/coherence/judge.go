@@ -119,13 +119,7 @@ func (p *part) model(ops []porcupine.Operation) porcupine.Model {
 		}
 		m.Init = func() []any { return []any{first} }
 		m.Equal = func(a, b any) bool { return a.(*register).equal(b.(*register)) }
-		torn := tornReads(ops)
-		m.Step = func(s, in, _ any) []any {
-			if torn[in.(*Op)] {
-				return []any{s}
-			}
-			return anys(s.(*register).step(in.(*Op)))
-		}
+		m.Step = func(s, in, _ any) []any { return anys(s.(*register).step(in.(*Op))) }
 		return m.ToModel()
 	}
 	n := names{last: map[uint64]int64{}}
