@@ -50,10 +50,12 @@ type leaseCache struct {
 // Watcher keeps, above a client, what it was told: the kernel's caches, most of all.
 type Watcher interface {
 	// Invalidate returns when nothing that is named is believed any more. It is
-	// called before a mutation of the client's own that changes attributes, and when
-	// attributes or names are recalled, on any goroutine; it must not wait for a
-	// request under way.
+	// called before a mutation of the client's own that changes attributes, on any
+	// goroutine; it must not wait for another one.
 	Invalidate(keys []protocol.LeaseKey)
+	// Recalled is Invalidate when attributes or names are recalled since somebody else
+	// is to change them.
+	Recalled(keys []protocol.LeaseKey)
 	// InvalidateAll is Invalidate of everything.
 	InvalidateAll()
 }

@@ -19,6 +19,7 @@ type leaseHarness struct {
 type fakeWatcher struct{ told []protocol.LeaseKey }
 
 func (w *fakeWatcher) Invalidate(keys []protocol.LeaseKey) { w.told = append(w.told, keys...) }
+func (w *fakeWatcher) Recalled(keys []protocol.LeaseKey)   { w.told = append(w.told, keys...) }
 func (w *fakeWatcher) InvalidateAll()                      {}
 
 func newLeaseHarness(t *testing.T) *leaseHarness {

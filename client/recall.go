@@ -243,7 +243,9 @@ func (c *Client) pushed(conn *protocol.Client, f *protocol.Frame) {
 	c.wg.Add(1)
 	go func() {
 		defer c.wg.Done()
-		c.leases.forgetAbove(rq.Keys)
+		if w := c.leases.watcher.Load(); w != nil {
+			(*w).Recalled(rq.Keys)
+		}
 		ctx, cancel := c.opCtx()
 		defer cancel()
 		done := protocol.Recalled{Vol: vol, Session: rq.Session, ID: rq.ID}

@@ -41,7 +41,9 @@
 // behind such a GETATTR are answered at the version that it brought, without
 // asking the owner again. READs without one, which are faults of mapped pages and
 // reads of O_APPEND handles, ask the owner first. A page that is mapped already
-// is not looked at again by anybody until the file is stat'ed or read.
+// goes when the file's lease is recalled, or within a second where nothing is leased.
+// How the kernel is brought to drop pages, and to hear of a new size in time, is
+// told in caching.go; what may not overlap with a READ, in reads.go.
 //
 // Data goes from the client's buffers to the kernel by writev(2), with no copy
 // in between.
