@@ -29,7 +29,8 @@ type inode struct {
 	attr     tnv.Attr // newest known; Version 0: nothing known
 	ext      extentCache
 	dirty    dirtyData
-	telling  chan struct{} // while the owner is being told of a commit: closed when its answer is taken in
+	before   *before              // nil: it was not cut lately
+	telling  chan struct{}        // while the owner is being told of a commit: closed when its answer is taken in
 	writers  map[*Handle]struct{} // handles open for writing
 	killSUID bool                 // due with the next write
 	// What fsync has to do beyond what is dirty.

@@ -12,7 +12,7 @@ import (
 
 // Lookup finds a name in a directory; the name may be "..".
 func (c *Client) Lookup(ctx context.Context, cred tnv.Cred, parent tnv.Ino, name string) (tnv.Attr, error) {
-	if ino, known := c.leases.lookup(parent, name); known {
+	if ino, known := c.leases.lookup(parent, name); known && len(name) <= tnv.MaxNameLen {
 		c.m.leaseHits.Inc()
 		if ino == 0 {
 			return tnv.Attr{}, tnv.E("lookup", tnv.KindNotExist, "%q", name)
@@ -83,6 +83,9 @@ func (c *Client) SetAttr(ctx context.Context, cred tnv.Cred, req protocol.SetAtt
 	defer c.inodes.release(in)
 	if err := in.flush(ctx, flushCommit); err != nil {
 		return tnv.Attr{}, err
+	}
+	if req.Mask&protocol.SetSize != 0 {
+		defer in.remember(ctx, req.Size)()
 	}
 	a, err := set()
 	if err == nil {

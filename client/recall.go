@@ -37,6 +37,11 @@ func (l *leaseCache) recall(keys []protocol.LeaseKey) tnv.VolumeID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.forgetLocked(keys)
+	for _, k := range keys {
+		if k.Class == protocol.LeaseAttr {
+			l.wantedLocked(k.Ino)
+		}
+	}
 	return l.vol
 }
 
@@ -270,6 +275,10 @@ func (c *Client) AttrLease(ino tnv.Ino, version uint64) time.Duration {
 	}
 	return c.leases.left(ino, version)
 }
+
+// Contested tells whether other clients have changed an inode a moment ago, or are
+// about to: what is kept of it above is not kept for long.
+func (c *Client) Contested(ino tnv.Ino) bool { return c.leases.contested(ino) }
 
 // NamesLease is how long what names in a directory stand for, or that they do not,
 // may be believed above without asking again: 0 unless this client is the only one

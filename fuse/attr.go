@@ -184,6 +184,9 @@ func (f *FS) SetAttr(cancel <-chan struct{}, in *raw.SetAttrIn, out *raw.AttrOut
 	defer ctx.end()
 	ino := f.ino(in.NodeId)
 	req := setAttr(in, ino, f.pages.regular(ino)) // of nothing, too: chown(2) to nobody else is a change
+	if req.Mask&protocol.SetSize != 0 {
+		defer f.pages.cutting(ino)()
+	}
 	a, err := f.b.SetAttr(ctx, cred(&in.InHeader), req)
 	if err != nil {
 		return status(err)

@@ -68,18 +68,21 @@ type inode struct {
 	writers int    // handles open for writing
 	data    uint64 // the newest Attr.Data seen
 	kept    uint64 // all pages are of this Attr.Data; 0: not known
+	size    uint64 // the newest that the kernel was told, or wrote
 
 	behind bool      // pages may be older than data
 	asked  time.Time // when a reader was first told so
-	last   time.Time // when a reader last asked
+	last   time.Time // when a reader last asked, or read
 	off    uint32    // by how many nanoseconds it was told a wrong mtime
 
 	told   uint64    // the newest Attr.Data that a reply carried
 	toldAt time.Time // when it first did; zero: the kernel has learnt the inode by it
 
 	dropping chan struct{} // while the kernel is being told to drop the pages: closed when that is over
-	reads    *readGroup    // READs under way that no drain waits for
-	drained  []*readGroup  // those that one does
+	cut      cut
+	shortAt  time.Time    // when the kernel was last told that the file is shorter than it knew
+	reads    *readGroup   // READs under way that no drain waits for
+	drained  []*readGroup // those that one does
 
 	version uint64 // the newest Attr.Version seen
 	noCaps  uint64 // no security.capability is set at this Attr.Version; 0: not known
@@ -101,7 +104,7 @@ func (p *pages) entered(a *tnv.Attr) (drop, firm bool) {
 	defer p.mu.Unlock()
 	in := p.inodes[a.Ino]
 	if in == nil { // not in the kernel: it has no pages
-		in = &inode{data: a.Data, told: a.Data, version: a.Version}
+		in = &inode{data: a.Data, told: a.Data, size: a.Size, version: a.Version}
 		p.inodes[a.Ino] = in
 	}
 	in.lookups++
@@ -126,6 +129,9 @@ func (in *inode) tell(a *tnv.Attr, now time.Time) (drop, firm bool) {
 	if a.Data > in.told {
 		in.told, in.toldAt = a.Data, now
 	}
+	if a.Data >= in.told {
+		in.size = a.Size
+	}
 	firm = !in.behind && a.Data == in.data && now.Sub(in.toldAt) >= settling
 	return in.drop(), firm
 }
@@ -147,6 +153,15 @@ func (in *inode) saw(a *tnv.Attr) {
 	}
 	in.data, in.kept = a.Data, 0
 	in.behind, in.asked = true, time.Time{}
+}
+
+// asked notes that a READ arrived.
+func (p *pages) asked(ino tnv.Ino, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if in := p.inodes[ino]; in != nil {
+		in.last = at
+	}
 }
 
 // sees takes a version in that somebody else heard of than the kernel.
@@ -255,33 +270,34 @@ func (p *pages) wrongMtime(a *tnv.Attr, nsec uint32) (_ uint32, wrong bool) {
 const maxOpening = 200 * time.Millisecond
 
 // open notes that a handle is opened. keep: the pages are of this version
-// (FOPEN_KEEP_CACHE); else the kernel drops them all when it gets the reply.
+// (FOPEN_KEEP_CACHE); else the kernel drops them all when it gets the reply. A handle
+// that is direct leaves them alone.
 //
 // While a handle is open for writing the pages' version is not known, since
 // this mount's own unflushed data is among them and may fail to be committed.
-func (p *pages) open(ctx context.Context, a *tnv.Attr, writable bool) (keep bool) {
+func (p *pages) open(ctx context.Context, a *tnv.Attr, writable, direct bool) (keep bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if in := p.inodes[a.Ino]; in != nil && in.dropping != nil && in.handles == 0 {
+	in := p.inodes[a.Ino]
+	for most := time.Now().Add(maxOpening); in != nil && in.dropping != nil && in.handles == 0 && time.Now().Before(most); in = p.inodes[a.Ino] {
 		dropping := in.dropping
 		p.mu.Unlock()
-		wait(ctx, dropping, maxOpening)
+		wait(ctx, dropping, time.Until(most))
 		p.mu.Lock()
 	}
-	in := p.inodes[a.Ino]
 	if in == nil {
 		return false
 	}
 	in.handles++
 	in.saw(a)
-	keep = in.kept != 0 && in.kept == a.Data && in.writers == 0
+	keep = in.kept != 0 && in.kept == a.Data && in.writers == 0 && !direct
 	if writable {
 		in.writers++
 	}
 	switch {
 	case in.writers > 0:
 		in.kept = 0
-	case in.data == a.Data && !in.behind:
+	case in.data == a.Data && !in.behind && !direct:
 		in.kept = a.Data
 	}
 	return keep

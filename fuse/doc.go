@@ -50,6 +50,10 @@
 //
 // # Handles
 //
-// Handles with O_APPEND bypass the page cache, and the owner finds the offset as
+// Handles that are opened for reading while others change the file bypass the page
+// cache: each read(2) is one READ, which is answered by the newest version, and the
+// kernel has no size of its own to be wrong about.
+//
+// Handles with O_APPEND bypass the page cache, too, and the owner finds the offset as
 // it commits: what two mounts append at one moment stands one behind the other.
 package fuse

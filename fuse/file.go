@@ -39,11 +39,12 @@ func (f *FS) Open(cancel <-chan struct{}, in *raw.OpenIn, out *raw.OpenOut) raw.
 func (f *FS) opened(ctx context.Context, out *raw.OpenOut, file File, a *tnv.Attr, flags uint32) {
 	h := &handle{file: file, ino: a.Ino,
 		writable: flags&syscall.O_ACCMODE != syscall.O_RDONLY}
-	h.direct = h.writable && flags&syscall.O_APPEND != 0
+	h.appends = h.writable && flags&syscall.O_APPEND != 0
+	h.direct = h.appends || !h.writable && f.b.Contested(a.Ino)
 	h.validated.Store(-int64(trustFor))
 	h.access.never = flags&unix.O_NOATIME != 0
 	h.access.judge(&f.atimes, a)
-	h.kept = f.pages.open(ctx, a, h.writable)
+	h.kept = f.pages.open(ctx, a, h.writable, h.direct)
 	if h.kept {
 		out.OpenFlags |= raw.FOPEN_KEEP_CACHE
 	}
@@ -67,11 +68,17 @@ func (f *FS) Read(cancel <-chan struct{}, in *raw.ReadIn, _ []byte) (raw.ReadRes
 		view = h.file.ViewVersion
 	}
 	f.accessed(h)
+	arrived := time.Now()
+	f.pages.asked(h.ino, arrived)
 	v := &viewed{}
 	v.releases = append(v.one[:0], f.pages.reading(h.ino))
 	for want := int(in.Size); v.size < want; view = h.file.ViewVersion {
 		parts, release, err := view(ctx, int64(in.Offset)+int64(v.size), want-v.size)
+		if errors.Is(err, io.EOF) && f.pages.under(h.ino, arrived) { // a cut
+			parts, release, err = h.file.ViewBefore(ctx, int64(in.Offset)+int64(v.size), want-v.size)
+		}
 		if errors.Is(err, io.EOF) {
+			f.pages.short(ctx, h.ino, in.Offset+uint64(v.size), arrived)
 			break
 		}
 		if err != nil {
@@ -166,7 +173,8 @@ func (f *FS) Writev(cancel <-chan struct{}, in *raw.WriteIn, data [][]byte) (uin
 		h.file.KillSUID()
 	}
 	// What comes from mapped pages has its place, O_APPEND or not.
-	appends := h.direct && in.WriteFlags&raw.WRITE_CACHE == 0
+	appends := h.appends && in.WriteFlags&raw.WRITE_CACHE == 0
+	f.pages.writing(ctx, h.ino, in.Offset+uint64(in.Size))
 	var done int
 	for _, p := range data {
 		var n int

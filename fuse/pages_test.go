@@ -17,7 +17,7 @@ func knownPages(handles int) *pages {
 	p := &pages{inodes: map[tnv.Ino]*inode{}}
 	p.entered(regular(1, 100))
 	for range handles {
-		p.open(context.Background(), regular(1, 100), false)
+		p.open(context.Background(), regular(1, 100), false, false)
 	}
 	return p
 }
@@ -114,7 +114,7 @@ func TestKeep(t *testing.T) {
 	p := knownPages(0)
 	want := func(what string, a *tnv.Attr, writable, want bool) {
 		t.Helper()
-		if keep := p.open(context.Background(), a, writable); keep != want {
+		if keep := p.open(context.Background(), a, writable, false); keep != want {
 			t.Errorf("%s: keep %v", what, keep)
 		}
 	}
@@ -150,7 +150,7 @@ func took(f func()) time.Duration {
 // TestOpening: an OPEN waits until the pages are dropped, and no longer than it may.
 func TestOpening(t *testing.T) {
 	p := knownPages(0)
-	open := func() { p.open(context.Background(), regular(2, 200), false); p.inodes[5].handles = 0 }
+	open := func() { p.open(context.Background(), regular(2, 200), false, false); p.inodes[5].handles = 0 }
 	if d := took(open); d > maxOpening/2 {
 		t.Errorf("nothing to wait for: %v", d)
 	}
@@ -221,5 +221,40 @@ func TestKillPending(t *testing.T) {
 		if dying, known := killPending([]byte(text)); dying != want[0] || known != want[1] {
 			t.Errorf("%q: %v, %v", text, dying, known)
 		}
+	}
+}
+
+// TestShort: while a file is cut here, the kernel is told that it ends no sooner than
+// it can believe it.
+func TestShort(t *testing.T) {
+	p := &pages{inodes: map[tnv.Ino]*inode{}}
+	a := regular(1, 100)
+	a.Size = 32
+	p.entered(a)
+	short := func(end uint64, arrived time.Time) time.Duration {
+		return took(func() { p.short(context.Background(), 5, end, arrived) })
+	}
+	if d := short(0, time.Now()); d > takenIn/2 {
+		t.Errorf("nobody cuts it: %v", d)
+	}
+	done := p.cutting(5)
+	early := time.Now()
+	time.AfterFunc(10*time.Millisecond, done)
+	if d := short(0, early); d < settling+5*time.Millisecond || d > maxOpening {
+		t.Errorf("asked for before the reply: %v", d)
+	}
+	if d := short(0, early); d > takenIn/2 {
+		t.Errorf("long after the reply: %v", d)
+	}
+	p.cutting(5)()
+	if d := short(32, early); d > takenIn/2 {
+		t.Errorf("it is not short: %v", d)
+	}
+	if d := short(0, time.Now()); d < takenIn/2 || d > settling/2 {
+		t.Errorf("asked for behind the reply: %v", d)
+	}
+	p.cutting(5)
+	if d := short(0, time.Now()); d < maxOpening || d > 2*maxOpening {
+		t.Errorf("the owner does not answer: %v", d)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -86,4 +87,38 @@ func TestRenameIntoShared(t *testing.T) {
 			t.Fatalf("%d: a name that was removed is there: %v", i, err)
 		}
 	}
+}
+
+// TestCutUnderRead: whoever reads a file that is cut and written anew, by this mount and
+// by another, finds it empty or whole, and no zeros.
+func TestCutUnderRead(t *testing.T) {
+	one, two := twoMounts(t)
+	const name, size = "f", 32
+	must(t, os.WriteFile(filepath.Join(one, name), nil, 0o644))
+	over := time.Now().Add(4 * time.Second)
+	var wg sync.WaitGroup
+	for i, root := range []string{one, two} {
+		path := filepath.Join(root, name)
+		wg.Go(func() {
+			for n := 0; time.Now().Before(over); n++ {
+				if err := os.WriteFile(path, bytes.Repeat([]byte{byte('a' + i)}, size), 0o644); err != nil {
+					t.Error(err)
+					return
+				}
+				time.Sleep(time.Duration(n%7) * time.Millisecond)
+			}
+		})
+		for range 2 {
+			wg.Go(func() {
+				for time.Now().Before(over) {
+					b, err := os.ReadFile(path)
+					if err != nil || len(b) != 0 && !bytes.Equal(b, bytes.Repeat(b[:1], size)) || bytes.IndexByte(b, 0) >= 0 {
+						t.Errorf("read %q (%v)", b, err)
+						return
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
 }
