@@ -12,6 +12,8 @@ import (
 // before: of a READ that ends short it makes zeros, until it has taken in that the
 // file was cut. So where others have the file open, its layout is remembered before it
 // is cut, and can be read by for a while: blocks never change, and outlive that (D9).
+// Where other clients change the file, too, what was there before this cut may be older
+// than what they have made of it meanwhile, and is not read.
 
 const (
 	beforeChunks = 4                      // that are remembered, from where the file is cut
@@ -32,8 +34,9 @@ func (in *inode) remember(ctx context.Context, size uint64) (done func()) {
 	in.c.inodes.mu.Unlock()
 	in.mu.Lock()
 	was := in.attr.Size
+	in.before = nil // of an earlier cut
 	in.mu.Unlock()
-	if alone || was <= size {
+	if alone || was <= size || in.c.Contested(in.ino) {
 		return func() {}
 	}
 	first, count := chunksOf(int64(size), int(min(was-size, (beforeChunks-1)*tnv.ChunkSize)))
@@ -66,7 +69,7 @@ func (h *Handle) ViewBefore(ctx context.Context, off int64, n int) (parts [][]by
 	in := h.in
 	in.mu.Lock()
 	b := in.before
-	if b == nil || !b.until.IsZero() && time.Now().After(b.until) {
+	if b == nil || !b.until.IsZero() && time.Now().After(b.until) || in.c.Contested(in.ino) {
 		in.mu.Unlock()
 		return nil, func() {}, io.EOF
 	}
