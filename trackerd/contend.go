@@ -43,6 +43,7 @@ type contender struct {
 	meant map[tnv.VolumeID]uint64    // for whom the last look meant a volume that is owned here
 	lost  map[tnv.VolumeID]tnv.Epoch // given up here without being given back: nobody else's
 	later map[tnv.VolumeID]time.Time // not to be tried before
+	told  []string                   // the trackers that clients were told of last
 
 	work sync.WaitGroup // takings and handings over; begun by run and drain alone
 }
@@ -111,11 +112,27 @@ func (c *contender) look(ctx context.Context) error {
 	c.mu.Lock()
 	c.share.observe(now, trackers, leases)
 	c.mu.Unlock()
+	c.tell()
 	if err := c.t.directory.refresh(ctx); err != nil {
 		return err
 	}
 	c.t.members.know(c.t.directory.groups())
 	return nil
+}
+
+// tell tells clients which trackers live, if that has changed.
+func (c *contender) tell() {
+	addrs := c.addrs()
+	c.mu.Lock()
+	same := slices.Equal(addrs, c.told)
+	c.told = addrs
+	c.mu.Unlock()
+	if same {
+		return
+	}
+	for _, h := range c.t.held.list() {
+		h.tell(protocol.TypeTrackers, &protocol.Trackers{Addrs: addrs})
+	}
 }
 
 // renew writes this tracker's record and renews its leases. What is not ours any
@@ -251,7 +268,7 @@ func (c *contender) take(ctx context.Context, seen kv.Lease) error {
 		c.mu.Lock()
 		c.later[lease.Vol] = time.Now().Add(retakePause)
 		c.mu.Unlock()
-		return errors.Join(err, c.engine.Release(ctx, lease))
+		return errors.Join(err, c.release(lease))
 	}
 	log.WithField("took", (clock.Boot() - began).Round(time.Millisecond)).Info("took the volume over")
 	return nil
@@ -262,7 +279,7 @@ func (c *contender) handOver(ctx context.Context, h *holding, to string) {
 	if !c.t.held.take(h) {
 		return
 	}
-	c.giveBack(ctx, h)
+	c.giveBack(h)
 	call, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
 	err := c.t.pool.Call(call, to, protocol.TypeTakeOver, nil, &protocol.TakeOver{Vol: h.lease.Vol, Epoch: h.lease.Epoch})
@@ -273,7 +290,7 @@ func (c *contender) handOver(ctx context.Context, h *holding, to string) {
 
 // giveBack ends a volume's operations here and releases its lease. Whoever has a
 // question under way is told to look elsewhere.
-func (c *contender) giveBack(ctx context.Context, h *holding) {
+func (c *contender) giveBack(h *holding) {
 	if h.volume != nil {
 		h.volume.Disconnect()
 	}
@@ -281,11 +298,18 @@ func (c *contender) giveBack(ctx context.Context, h *holding) {
 	h.end()
 	c.t.held.forget(h)
 	log := c.t.log.WithFields(logrus.Fields{"volume": h.lease.Vol, "epoch": h.lease.Epoch})
-	if err := c.engine.Release(ctx, h.lease); err != nil {
+	if err := c.release(h.lease); err != nil {
 		log.WithError(err).Info("the volume was not given back: its lease lapses")
 		return
 	}
 	log.Info("gave the volume back")
+}
+
+// release gives a lease back, whoever is in a hurry: else others wait until it lapses.
+func (c *contender) release(l kv.Lease) error {
+	ctx, cancel := context.WithTimeout(context.Background(), handOverTimeout)
+	defer cancel()
+	return c.engine.Release(ctx, l)
 }
 
 // takeOver answers another tracker that has given a volume back.
@@ -319,6 +343,9 @@ func (c *contender) takeOver(ctx context.Context, rq *protocol.TakeOver) error {
 func (c *contender) drain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*handOverTimeout)
 	defer cancel()
+	if err := c.look(ctx); err != nil {
+		return err
+	}
 	now := clock.Boot()
 	c.mu.Lock()
 	others := slices.DeleteFunc(c.share.living(now), func(t kv.Tracker) bool { return t.ID == c.me.ID || t.Draining })

@@ -328,7 +328,7 @@ func (t *tracker) closeVolumes() {
 			continue
 		}
 		if t.contender != nil {
-			t.contender.giveBack(context.Background(), h)
+			t.contender.giveBack(h)
 			continue
 		}
 		h.close()
