@@ -209,7 +209,7 @@ func (c *contender) act(ctx context.Context) {
 		h := c.t.held.get(vol)
 		switch {
 		case c.busy[vol]:
-		case h == nil && id == c.me.ID:
+		case h == nil && (id == c.me.ID || c.share.abandoned(vol, now)):
 			lease, free := c.share.free(vol, now)
 			if c.lost[vol] != 0 && c.lost[vol] == lease.Epoch {
 				free = true
@@ -221,7 +221,11 @@ func (c *contender) act(ctx context.Context) {
 			if c.meant[vol] == id { // for the second time: it is no passing difference
 				delete(c.meant, vol)
 				to := addrOf(living, id)
-				c.goLocked(vol, func() { c.handOver(ctx, h, to) })
+				c.goLocked(vol, func() {
+					if c.answers(ctx, to) {
+						c.handOver(ctx, h, to)
+					}
+				})
 				continue
 			}
 			c.meant[vol] = id
@@ -274,7 +278,18 @@ func (c *contender) take(ctx context.Context, seen kv.Lease) error {
 	return nil
 }
 
-// handOver gives a volume back and tells the next owner, who begins at once.
+// answerTimeout is how long a tracker may take to answer a question that costs it nothing.
+const answerTimeout = 500 * time.Millisecond
+
+// answers tells whether a tracker does: that its record grew a moment ago is not enough.
+func (c *contender) answers(ctx context.Context, addr string) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	return c.t.pool.Call(ctx, addr, protocol.TypeOwner, nil, &protocol.Owner{}) == nil
+}
+
+// handOver gives a volume back and tells the next owner, who begins at once. Where
+// that one does not answer the others see that it was given back.
 func (c *contender) handOver(ctx context.Context, h *holding, to string) {
 	if !c.t.held.take(h) {
 		return
@@ -283,9 +298,25 @@ func (c *contender) handOver(ctx context.Context, h *holding, to string) {
 	call, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
 	err := c.t.pool.Call(call, to, protocol.TypeTakeOver, nil, &protocol.TakeOver{Vol: h.lease.Vol, Epoch: h.lease.Epoch})
-	if err != nil { // it will see for itself
+	if err != nil {
 		c.t.log.WithError(err).WithFields(logrus.Fields{"volume": h.lease.Vol, "to": to}).Info("the next owner did not answer")
 	}
+}
+
+// reachable asks trackers whether they answer, all at once, and gives those that do.
+func (c *contender) reachable(ctx context.Context, trackers []kv.Tracker) (out []kv.Tracker) {
+	answered := make([]bool, len(trackers))
+	var wg sync.WaitGroup
+	for i, t := range trackers {
+		wg.Go(func() { answered[i] = c.answers(ctx, t.Addr) })
+	}
+	wg.Wait()
+	for i, t := range trackers {
+		if answered[i] {
+			out = append(out, t)
+		}
+	}
+	return out
 }
 
 // giveBack ends a volume's operations here and releases its lease. Whoever has a
@@ -349,10 +380,11 @@ func (c *contender) drain(ctx context.Context) error {
 	now := clock.Boot()
 	c.mu.Lock()
 	others := slices.DeleteFunc(c.share.living(now), func(t kv.Tracker) bool { return t.ID == c.me.ID || t.Draining })
-	if len(others) == 0 {
-		c.mu.Unlock()
+	c.mu.Unlock()
+	if others = c.reachable(ctx, others); len(others) == 0 {
 		return tnv.E("drain", tnv.KindUnavailable, "there is no other tracker")
 	}
+	c.mu.Lock()
 	c.me.Draining = true
 	c.mu.Unlock()
 	if err := c.look(ctx); err != nil {
