@@ -5,6 +5,7 @@
 # make race    the tests of all packages with the race detector
 # make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=)
 # make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
+# make failover   three trackers on PostgreSQL, killed, frozen and stopped under load  (ROUNDS=100, SEED=)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
@@ -34,7 +35,10 @@ RACETIME ?= 40m
 OPS  ?= 1000000
 SEED ?= 0
 
-.PHONY: build up down test race coherence programs lint bench install clean
+# Of the long test of failovers.
+ROUNDS ?= 100
+
+.PHONY: build up down test race coherence programs failover lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -63,6 +67,10 @@ coherence: build
 programs: build
 	@bash .ci/deps programs
 	go test -count=1 -timeout 4h -v ./e2e/programs -long
+
+failover: build
+	@bash .ci/deps
+	go test -count=1 -timeout 24h -v ./e2e/failover -rounds=$(ROUNDS) -seed=$(SEED)
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

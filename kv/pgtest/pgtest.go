@@ -196,10 +196,12 @@ func (s *Server) DSN(database string) string {
 func (s *Server) NewDatabase() string {
 	s.t.Helper()
 	s.dbs++
-	name := fmt.Sprintf("test%d", s.dbs)
-	s.Exec("postgres", "CREATE DATABASE "+name)
-	return s.DSN(name)
+	s.Exec("postgres", "CREATE DATABASE "+s.Last())
+	return s.DSN(s.Last())
 }
+
+// Last is the name of the database that NewDatabase made last.
+func (s *Server) Last() string { return fmt.Sprintf("test%d", s.dbs) }
 
 // Exec runs a statement as the server's superuser.
 func (s *Server) Exec(database, statement string) {
