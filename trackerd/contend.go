@@ -18,8 +18,11 @@ import (
 )
 
 const (
-	// lookEvery is how often leases are renewed, and those of others looked at.
+	// lookEvery is how often this tracker shows that it lives, and looks at others.
 	lookEvery = 250 * time.Millisecond
+	// renewEvery is how old a renewal is at least when the next one is sent: with
+	// thousands of volumes each is a row that is written.
+	renewEvery = 700 * time.Millisecond
 	// lookTimeout bounds one such exchange with the engine.
 	lookTimeout = 2 * time.Second
 	// handOverTimeout bounds the next owner's beginning.
@@ -138,7 +141,8 @@ func (c *contender) tell() {
 // renew writes this tracker's record and renews its leases. What is not ours any
 // more is given up.
 func (c *contender) renew(ctx context.Context) error {
-	held := c.t.held.owned()
+	sent := clock.Boot()
+	held := slices.DeleteFunc(c.t.held.owned(), func(h *holding) bool { return h.fresh(sent) })
 	leases := make([]kv.Lease, len(held))
 	for i, h := range held {
 		leases[i] = h.lease
@@ -146,7 +150,6 @@ func (c *contender) renew(ctx context.Context) error {
 	c.mu.Lock()
 	me := c.me
 	c.mu.Unlock()
-	sent := clock.Boot()
 	ours, err := c.engine.Beat(ctx, me, leases)
 	if err != nil {
 		return err

@@ -44,6 +44,11 @@ func (h *holding) renewed(sent time.Duration) {
 	}
 }
 
+// fresh tells whether the lease was renewed a moment ago.
+func (h *holding) fresh(now time.Duration) bool {
+	return time.Duration(h.until.Load()) > now+h.lease.TTL-renewEvery
+}
+
 // end has nothing be answered any more.
 func (h *holding) end() {
 	h.mu.Lock()

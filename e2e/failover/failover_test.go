@@ -53,7 +53,6 @@ type worker struct {
 	name string
 	in   io.WriteCloser
 	out  *json.Decoder
-	last report
 	seen int // of the errors
 }
 
