@@ -3,7 +3,7 @@
 # make down    stop it
 # make test    all tests; installs what they need, as root
 # make race    the tests of all packages with the race detector
-# make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=)
+# make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=, TRACKERS=)
 # make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
 # make failover   three trackers on PostgreSQL, killed, frozen and stopped under load  (ROUNDS=100, SEED=)
 # make lint    vet, staticcheck, the rules of the source tree
@@ -34,6 +34,7 @@ RACETIME ?= 40m
 # Of the long test of coherence. A history that fails is left here.
 OPS  ?= 1000000
 SEED ?= 0
+TRACKERS ?= 1
 
 # Of the long test of failovers.
 ROUNDS ?= 100
@@ -62,7 +63,7 @@ race:
 	go test -race -timeout $(RACETIME) ./...
 
 coherence: build
-	go test -count=1 -timeout 24h -v -run 'TestCoherence$$' ./e2e/coherence -ops=$(OPS) -seed=$(SEED) -histories='$(CURDIR)'
+	go test -count=1 -timeout 24h -v -run 'TestCoherence$$' ./e2e/coherence -ops=$(OPS) -seed=$(SEED) -trackers=$(TRACKERS) -histories='$(CURDIR)'
 
 programs: build
 	@bash .ci/deps programs

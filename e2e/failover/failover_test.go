@@ -5,7 +5,6 @@
 package failover
 
 import (
-	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -21,7 +20,6 @@ import (
 
 	"github.com/tnvfs/tnv/e2e"
 	"github.com/tnvfs/tnv/kv/pgtest"
-	"github.com/tnvfs/tnv/protocol"
 )
 
 var (
@@ -99,29 +97,8 @@ func (w *worker) ask(what string) report {
 	return r
 }
 
-// owner finds the process that owns the volume, by asking the trackers themselves.
-func (b *bench) owner() string {
-	b.t.Helper()
-	ep := &protocol.Endpoint{Key: b.c.Key(), Role: protocol.RoleTool}
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		for i, addr := range b.c.Trackers() {
-			ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
-			c, err := protocol.DialClient(ctx, ep, addr, nil)
-			if err == nil {
-				var rep protocol.OwnerReply
-				err = c.Call(ctx, protocol.TypeOwner, &rep, &protocol.Owner{Name: "media"})
-				c.Close()
-				if err == nil && rep.Here {
-					cancel()
-					return fmt.Sprintf("trackerd-%d", i+1)
-				}
-			}
-			cancel()
-		}
-	}
-	b.t.Fatal("nobody owns the volume")
-	return ""
-}
+// owner is the process that owns the volume.
+func (b *bench) owner() string { return b.c.Owner("media") }
 
 // disturbance is what happens to the cluster; it returns when all runs again.
 type disturbance struct {
