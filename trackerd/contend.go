@@ -49,7 +49,15 @@ type contender struct {
 	told  []string                   // the trackers that clients were told of last
 
 	work sync.WaitGroup // takings and handings over; begun by run and drain alone
+
+	// taking and giving bound how many volumes are opened and handed over at once:
+	// renewals must not wait behind thousands of them. They are apart, since whoever
+	// gives waits for another tracker that takes.
+	taking, giving chan struct{}
 }
+
+// movesAtOnce is how many volumes are taken, and how many given, at the same time.
+const movesAtOnce = 16
 
 // join makes this tracker one of those that share the engine.
 func (t *tracker) join(ctx context.Context, engine kv.Shared) error {
@@ -62,7 +70,8 @@ func (t *tracker) join(ctx context.Context, engine kv.Shared) error {
 		return err
 	}
 	t.contender = &contender{t: t, engine: engine, me: me, share: newSharing(me.ID), busy: map[tnv.VolumeID]bool{},
-		meant: map[tnv.VolumeID]uint64{}, lost: map[tnv.VolumeID]tnv.Epoch{}, later: map[tnv.VolumeID]time.Time{}}
+		meant: map[tnv.VolumeID]uint64{}, lost: map[tnv.VolumeID]tnv.Epoch{}, later: map[tnv.VolumeID]time.Time{},
+		taking: make(chan struct{}, movesAtOnce), giving: make(chan struct{}, movesAtOnce)}
 	if err := t.directory.refresh(ctx); err != nil {
 		return err
 	}
@@ -76,7 +85,11 @@ func (c *contender) run(ctx context.Context) {
 	defer c.work.Wait()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	for troubled := false; ; {
+	for troubled, cached := false, 0; ; {
+		if n := c.t.held.count(); n != cached {
+			cached = n
+			c.t.shareCache()
+		}
 		err := c.look(ctx)
 		if err == nil {
 			c.act(ctx)
@@ -262,6 +275,12 @@ func (c *contender) goLocked(vol tnv.VolumeID, fn func()) {
 
 // take acquires a volume and begins to execute its operations.
 func (c *contender) take(ctx context.Context, seen kv.Lease) error {
+	select {
+	case c.taking <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-c.taking }()
 	began := clock.Boot()
 	lease, err := c.engine.Acquire(ctx, seen, c.t.addr, leaseTTL)
 	if err != nil {
@@ -294,6 +313,12 @@ func (c *contender) answers(ctx context.Context, addr string) bool {
 // handOver gives a volume back and tells the next owner, who begins at once. Where
 // that one does not answer the others see that it was given back.
 func (c *contender) handOver(ctx context.Context, h *holding, to string) {
+	select {
+	case c.giving <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	defer func() { <-c.giving }()
 	if !c.t.held.take(h) {
 		return
 	}

@@ -178,6 +178,13 @@ func (hs *holdings) take(h *holding) bool {
 	return true
 }
 
+// count is how many volumes answer.
+func (hs *holdings) count() int {
+	hs.mu.RLock()
+	defer hs.mu.RUnlock()
+	return len(hs.all)
+}
+
 // list is all holdings, by volume.
 func (hs *holdings) list() []*holding {
 	hs.mu.RLock()

@@ -327,6 +327,52 @@ func TestDatabaseAway(t *testing.T) {
 	}
 }
 
+// A database that has lost what was acknowledged stops the volume: its owner answers
+// nothing, and keeps it from the others, until somebody has looked at it.
+func TestDatabaseBehind(t *testing.T) {
+	o := onShared(t, "media")
+	r1, f1 := o.run()
+	r2, f2 := o.run()
+	owner, _, other := owned(t, []*running{r1, r2}, []*freezer{f1, f2})
+	s := owner.session(protocol.OpenSession{Identity: "me"})
+	o.engine.FailApply(&kv.SeqError{Stored: 1, Got: 9}, false)
+	if err := s.call(protocol.TypeMkdir, nil, s.head(0, 1), &protocol.Mkdir{Parent: tnv.RootIno, Name: "d"}); err == nil {
+		t.Fatal("a mutation that was not applied is answered")
+	}
+	eventually(t, "nothing is answered", func() bool {
+		return tnv.KindOf(s.call(protocol.TypeGetAttr, nil, s.head(0, 0), &protocol.GetAttr{Ino: tnv.RootIno})) == tnv.KindNotOwner
+	})
+	time.Sleep(leaseTTL + leaseMargin + 2*lookEvery)
+	before, err := o.engine.Lease(context.Background(), s.info.Vol)
+	if err != nil || before.Epoch != s.info.Epoch || before.Released {
+		t.Fatalf("the stopped volume's lease is %+v, %v", before, err)
+	}
+	if err := owner.stop(); err != nil { // somebody has
+		t.Fatal(err)
+	}
+	eventually(t, "the other goes on with what there is", func() bool { return other.owners("media")["media"] == other.addr })
+	other.session(protocol.OpenSession{Resume: s.info.Session, Identity: "me"})
+}
+
+// Hundreds of volumes are shared out and move like one.
+func TestManyVolumes(t *testing.T) {
+	var names []string
+	for i := range 100 {
+		names = append(names, fmt.Sprint("v", i))
+	}
+	o := onShared(t, names...)
+	r1, _ := o.run()
+	eventually(t, "one tracker owns all", func() bool { return even(r1.owners(names...), names, r1) })
+	r2, _ := o.run()
+	for _, r := range []*running{r1, r2} {
+		eventually(t, "two share", func() bool { return even(r.owners(names...), names, r1, r2) })
+	}
+	if err := r1.stop(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all are handed over", func() bool { return even(r2.owners(names...), names, r2) })
+}
+
 // Volumes move all the time, under load: every mutation is executed once.
 func TestMovingUnderLoad(t *testing.T) {
 	o := onShared(t, "media")

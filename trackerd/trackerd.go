@@ -236,6 +236,7 @@ func (t *tracker) start(ctx context.Context) error {
 			return err
 		}
 	}
+	t.shareCache()
 	return nil
 }
 
@@ -279,12 +280,9 @@ func (t *tracker) open(ctx context.Context, h *holding) (err error) {
 	}
 	name := t.directory.name(h.lease.Vol)
 	h.volume, err = meta.OpenVolume(ctx, t.engine, h.lease, name, meta.Config{Cluster: t.members,
-		CacheBytes: t.cacheShare(1), Log: t.log.WithField("volume", name)})
+		CacheBytes: t.cacheShare(t.held.count() + 1), Log: t.log.WithField("volume", name)})
 	if err != nil {
 		return err
-	}
-	for _, v := range t.held.volumes() {
-		v.SetCache(t.cacheShare(1))
 	}
 	t.watch(h, "volume "+name)
 	return nil
@@ -293,9 +291,17 @@ func (t *tracker) open(ctx context.Context, h *holding) (err error) {
 // minCache is what a volume's records may take in memory at least, in bytes.
 const minCache = 1 << 20
 
-// cacheShare is what a volume's records may take where so many more are owned.
-func (t *tracker) cacheShare(more int) int64 {
-	return max(t.cfg.Memory/4/int64(len(t.held.volumes())+more), minCache)
+// cacheShare is what the records of one of so many volumes may take.
+func (t *tracker) cacheShare(volumes int) int64 {
+	return max(t.cfg.Memory/4/int64(max(volumes, 1)), minCache)
+}
+
+// shareCache divides the memory for records among the volumes that are owned.
+func (t *tracker) shareCache() {
+	all := t.held.volumes()
+	for _, v := range all {
+		v.SetCache(t.cacheShare(len(all)))
+	}
 }
 
 // watch sees to a volume that fails: another tracker may take it, or this one
