@@ -17,8 +17,11 @@ func (a *app) trackerCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tracker",
 		Short: "See to one tracker of several",
-		Args:  args(cobra.NoArgs),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Long: `See to one tracker of a cluster that has several on a database (trackerd --meta). Which there are,
+and which of them owns what, tnv status shows.`,
+		Example: "  tnv tracker drain tracker2:7400",
+		Args:    args(cobra.NoArgs),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.drainCommand())
 	return cmd
