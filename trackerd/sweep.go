@@ -74,7 +74,7 @@ func pause(ctx context.Context, d time.Duration) {
 // expireSessions ends silent sessions. That may take long, and nothing waits for it.
 func (t *tracker) expireSessions(ctx context.Context) {
 	for ctx.Err() == nil {
-		for _, v := range t.volumes {
+		for _, v := range t.held.volumes() {
 			if err := v.Expire(ctx, time.Now()); err != nil && ctx.Err() == nil {
 				t.log.WithError(err).Warn("ending silent sessions failed; it is tried again")
 			}
@@ -85,7 +85,7 @@ func (t *tracker) expireSessions(ctx context.Context) {
 
 // deleteAt sends a store the deletions that it has not confirmed.
 func (t *tracker) deleteAt(ctx context.Context, n tnv.Node) {
-	for _, v := range t.volumes {
+	for _, v := range t.held.volumes() {
 		if err := t.deleteIn(ctx, n, v); err != nil && ctx.Err() == nil {
 			t.log.WithError(err).WithField("node", n.ID).Warn("deleting blocks failed; it is tried again")
 			pause(ctx, deleteBackoff)
