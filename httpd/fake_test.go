@@ -101,7 +101,7 @@ func (f *fake) ReadDir(_ context.Context, _ tnv.Cred, req protocol.ReadDir) (rep
 	slices.SortFunc(kids, func(a, b *node) int { return int(a.attr.Ino) - int(b.attr.Ino) })
 	rep.End = len(kids) <= int(req.Limit)
 	for _, k := range kids[:min(len(kids), int(req.Limit))] {
-		rep.Entries = append(rep.Entries, tnv.Dirent{Name: k.name, Ino: k.attr.Ino, Cookie: uint64(k.attr.Ino)})
+		rep.Entries = append(rep.Entries, tnv.Dirent{Name: k.name, Ino: k.attr.Ino, Type: k.attr.Type(), Cookie: uint64(k.attr.Ino)})
 		rep.Attrs = append(rep.Attrs, k.attr)
 	}
 	return rep, nil
