@@ -184,9 +184,7 @@ func start(t testing.TB, f *fake, cred tnv.Cred) (*httptest.Server, *handler) {
 }
 
 func startWith(t testing.TB, f *fake, cred tnv.Cred, o options) (*httptest.Server, *handler) {
-	l := logrus.New()
-	l.SetOutput(io.Discard)
-	h := newHandler(f, cred, "media", 256<<20, logrus.NewEntry(l), newMetrics(nil), o)
+	h := newHandler(f, cred, "media", 256<<20, quietLog(), newMetrics(nil), o)
 	srv := httptest.NewUnstartedServer(nil)
 	srv.Config = newServer(h, silent(), false)
 	srv.Listener = newLimitListener(srv.Listener, maxConns, func(int) {})
@@ -201,6 +199,12 @@ func startWith(t testing.TB, f *fake, cred tnv.Cred, o options) (*httptest.Serve
 		}
 	})
 	return srv, h
+}
+
+func quietLog() *logrus.Entry {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return logrus.NewEntry(l)
 }
 
 // noise is pseudo-random data.
