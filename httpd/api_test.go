@@ -203,7 +203,7 @@ func TestChanges(t *testing.T) {
 			ask(t, srv.URL, "DELETE", "trash?id="+other, "", 204)
 		}
 	}
-	out = ask(t, srv.URL, "POST", "delete", `{"paths":["/d"]}`, 200)
+	ask(t, srv.URL, "POST", "delete", `{"paths":["/d"]}`, 200)
 	if err := h.sweepTrash(t.Context(), time.Now().Add(DefaultTrashLife-time.Hour)); err != nil {
 		t.Fatal(err)
 	}

@@ -161,11 +161,13 @@ func TestIdentify(t *testing.T) {
 		t.Error("a session is good when it is over")
 	}
 	cookie, _ = p.NewSession("alice", time.Hour)
-	for range wrongLimit {
-		for _, who := range []string{"alice", "eve"} {
-			if w, err := as(basic(who, "guess")); err == nil || w.User != "" {
-				t.Fatalf("%s got in", who)
-			}
+	for i := range wrongLimit {
+		who := "alice"
+		if i == 0 {
+			who = "eve" // who is no user costs as much as a user
+		}
+		if w, err := as(basic(who, "guess")); err == nil || w.User != "" {
+			t.Fatalf("%s got in", who)
 		}
 	}
 	if _, err := as(basic("eve", "guess")); err != ErrTooMany {
