@@ -20,6 +20,7 @@ import (
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/httpd/access"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // writers lets anybody write.
@@ -602,5 +603,71 @@ func TestEvents(t *testing.T) {
 	}
 	if got := next(open("Last-Event-ID: "+first), "event: "); got != "lost" {
 		t.Errorf("who comes too late: %s", got)
+	}
+}
+
+// What others do is told of, what this daemon did only once.
+func TestEventsOfOthers(t *testing.T) {
+	f := newFake()
+	f.dir("/d")
+	f.dir("/d/sub")
+	f.file("/d/sub/a", []byte("1"))
+	srv, h := startWith(t, f, tnv.Root, writers(t))
+	h.watcher.every = 10 * time.Millisecond
+	resp, err := http.Get(srv.URL + "/.tnv/api/events?path=/d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := make(chan string, 100)
+	go func() {
+		for s := bufio.NewScanner(resp.Body); s.Scan(); {
+			if v, ok := strings.CutPrefix(s.Text(), "data: "); ok {
+				lines <- v
+			}
+		}
+	}()
+	expect := func(want ...string) {
+		t.Helper()
+		left := map[string]bool{}
+		for _, x := range want {
+			left[x] = true
+		}
+		for len(left) > 0 {
+			select {
+			case got := <-lines:
+				if !left[got] {
+					t.Errorf("%s is told, want %v", got, left)
+				}
+				delete(left, got)
+			case <-time.After(5 * time.Second):
+				t.Fatalf("not told: %v", left)
+			}
+		}
+	}
+	time.Sleep(100 * time.Millisecond) // it knows what is there
+	f.file("/d/sub/b", nil)
+	expect(`{"op":"create","path":"/d/sub/b"}`)
+	ask(t, srv.URL, "POST", "mkdir", `{"path":"/d/mine"}`, 201)
+	expect(`{"op":"create","path":"/d/mine","dir":true}`)
+	f.mu.Lock()
+	n := f.nodes["/d/sub/a"]
+	n.attr.Data++
+	f.mu.Unlock()
+	expect(`{"op":"change","path":"/d/sub/a"}`)
+	sub, d := f.nodes["/d/sub"].attr.Ino, f.nodes["/d"].attr.Ino
+	if err := f.Move(t.Context(), tnv.Root, protocol.Rename{Parent: d, Name: "sub", NewParent: d, NewName: "new"}); err != nil {
+		t.Fatal(err)
+	}
+	expect(`{"op":"remove","path":"/d/sub","dir":true}`, `{"op":"create","path":"/d/new","dir":true}`, `{"op":"create","path":"/d/new/a"}`, `{"op":"create","path":"/d/new/b"}`)
+	if err := f.Remove(t.Context(), tnv.Root, sub, "a"); err != nil {
+		t.Fatal(err)
+	}
+	expect(`{"op":"remove","path":"/d/new/a"}`)
+	time.Sleep(100 * time.Millisecond)
+	select {
+	case got := <-lines:
+		t.Errorf("%s is told, too", got)
+	default:
 	}
 }

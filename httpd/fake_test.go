@@ -60,6 +60,7 @@ func (f *fake) addLocked(p string, mode uint32, data []byte) *node {
 	n := &node{data: data, name: path.Base(p), attr: tnv.Attr{Ino: f.last, Mode: mode, Size: uint64(len(data)), Data: 7, Nlink: 1,
 		Mtime: time.Date(2024, 5, 6, 7, 8, 9, 10, time.UTC).UnixNano()}}
 	f.nodes[p], f.inos[n.attr.Ino] = n, n
+	f.touchLocked(p)
 	return n
 }
 
