@@ -711,3 +711,26 @@ func TestPatience(t *testing.T) {
 		t.Errorf("who was refused and does not go is not cut off: %v", err)
 	}
 }
+
+// Of two that put a new file at once, both succeed; of two that want to be the first, one.
+func TestPutRace(t *testing.T) {
+	f := newFake()
+	f.dir("/d")
+	srv, _ := startWith(t, f, tnv.Root, writers(t))
+	for _, c := range []struct {
+		header string
+		want   int
+	}{{"X: 1", 204}, {"If-None-Match: *", 412}} {
+		name := "/d/" + c.header[:2]
+		once := false
+		f.onMove = func() {
+			if !once {
+				once = true
+				f.file(name, []byte("other"))
+			}
+		}
+		if resp, body := send(t, "PUT", srv.URL+name, "mine", c.header); resp.StatusCode != c.want {
+			t.Errorf("%s: %d %s, want %d", c.header, resp.StatusCode, body, c.want)
+		}
+	}
+}

@@ -185,6 +185,8 @@ func (w *davWriter) WriteHeader(status int) {
 		status = http.StatusNoContent
 	case status == http.StatusPreconditionFailed && d.locked:
 		status = http.StatusLocked
+	case status >= 400 && d.raced:
+		status = http.StatusPreconditionFailed
 	case status >= 400 && d.body != nil && d.body.err != nil:
 		status = http.StatusBadRequest
 	case status >= 400 && d.err != nil:
@@ -227,6 +229,7 @@ type davFS struct {
 	locked   bool      // one that it does not name is in the way
 	dead     bool      // properties that clients set are of interest
 	locks    bool      // those that tell of locks are
+	raced    bool      // a condition held when the request came, and not at its end
 	replaced bool      // PUT replaced a file
 	err      error     // the last that went wrong
 	attrs    map[string]tnv.Attr

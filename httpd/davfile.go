@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"io"
 	"io/fs"
 	"net/http"
@@ -154,24 +155,34 @@ func (f *davFile) Close() error {
 	return f.d.fail("close", f.path, err)
 }
 
-// publish gives a draft its name, if the conditions of the request still hold.
+// publish gives a draft its name, if the conditions of the request still hold. What
+// has come to be there meanwhile is replaced then.
 func (f *davFile) publish() error {
-	if f.d.r.Method == http.MethodPut && f.d.body != nil {
-		f.d.setModified(f)
-		var at *tnv.Attr
-		if res, err := f.d.h.src.Resolve(f.ctx, f.d.h.cred, f.path, true); err == nil {
-			at = &res.Attr
-		}
-		if !holds(f.d.r, at) {
-			return tnv.E(f.path, tnv.KindBusy, "it was changed meanwhile")
-		}
+	d := f.d
+	if d.body == nil {
+		return f.draft.publish(f.ctx, f.path, f.like)
 	}
-	if err := f.draft.publish(f.ctx, f.path, f.like); err != nil {
+	d.setModified(f)
+	for tries := 0; ; tries++ {
+		f.like = nil
+		if res, err := d.h.src.Resolve(f.ctx, d.h.cred, f.path, true); err == nil {
+			f.like = &res.Attr
+		}
+		if !holds(d.r, f.like) {
+			d.raced = true
+			return tnv.E(f.path, tnv.KindConflict, "it was changed meanwhile")
+		}
+		err := f.draft.publish(f.ctx, f.path, f.like)
+		if errors.Is(err, tnv.KindExist) && tries < publishTries {
+			continue
+		}
+		d.replaced = err == nil && f.like != nil
 		return err
 	}
-	f.d.replaced = f.d.r.Method == http.MethodPut && f.like != nil
-	return nil
 }
+
+// publishTries is how often a PUT tries again when others were faster with a new name.
+const publishTries = 10
 
 // whole tells whether as much came as was announced.
 func (f *davFile) whole() bool {
