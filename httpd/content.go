@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +14,8 @@ import (
 )
 
 const (
+	// maxSegment is up to what size a file may be a segment of a stream, and not a recording.
+	maxSegment = 64 << 20
 	// maxRanges is how many ranges one request may ask for.
 	maxRanges = 32
 	// stallLimit is how long a client may take nothing before it is cut off. A
@@ -53,43 +54,31 @@ func (h *handler) serve(w *recorder, r *http.Request, p string, at *tnv.Attr) {
 	hd := w.Header()
 	hd.Set("Content-Type", contentType(p))
 	hd.Set("ETag", etag(at))
-	hd.Set("Cache-Control", "no-cache") // keep it, but ask whether it is still so
+	hd.Set("Cache-Control", cacheControl(p, at))
+	if sandboxed(hd.Get("Content-Type")) {
+		hd.Set("Content-Security-Policy", "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self'")
+	}
 	modified := tnv.Time(at.Mtime)
 	if !h.checkRange(w, r, modified, c.size) {
 		return
 	}
-	h.m.transfers.Inc()
-	defer h.m.transfers.Dec()
-	h.active.Add(1)
-	defer h.active.Add(-1)
-	t := &transfer{recorder: w, h: h, rc: http.NewResponseController(w.ResponseWriter), conn: connOf(r.Context())}
+	t := h.newTransfer(w, r, p)
+	defer t.end()
 	http.ServeContent(t, r, "", modified, c)
-	h.m.sent.Add(float64(t.sent))
 	h.m.file.Observe(w.first.Seconds())
 	h.finish(r, p, c, t)
 }
 
-// checkRange removes a Range header that is to be ignored, and refuses one that
-// asks for too much: false.
-func (h *handler) checkRange(w *recorder, r *http.Request, modified time.Time, size int64) bool {
-	rng := r.Header.Get("Range")
-	if rng == "" {
-		return true
+// cacheControl says how long an answer may be used without asking again. A segment
+// of a stream is written once, and never again under its name; of all else one asks.
+func cacheControl(p string, at *tnv.Attr) string {
+	switch extOf(p) {
+	case "m4s", "cmfv", "ts":
+		if at.Size < maxSegment && time.Since(tnv.Time(at.Mtime)) > strongAfter {
+			return "max-age=3600"
+		}
 	}
-	cond := r.Header.Get("If-Range")
-	byDate := cond != "" && !strings.HasPrefix(cond, `"`) && !strings.HasPrefix(cond, "W/")
-	switch {
-	case !strings.HasPrefix(rng, "bytes="), // RFC 9110, 14.2: a unit that is not understood
-		len(r.Header.Values("Range")) > 1,
-		byDate && time.Since(modified) < strongAfter:
-		r.Header.Del("Range")
-	case strings.Count(rng, ",") >= maxRanges:
-		w.Header().Del("ETag")
-		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
-		h.refuse(w, http.StatusRequestedRangeNotSatisfiable, fmt.Sprintf("at most %d ranges are answered at once", maxRanges))
-		return false
-	}
-	return true
+	return "no-cache"
 }
 
 // finish cuts the connection if the answer was not sent as its headers promise:
