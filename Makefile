@@ -5,6 +5,8 @@
 # make race    the tests of all packages with the race detector
 # make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=)
 # make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
+# make page    the HTTP daemon's page, from its sources (npm); what is built is committed
+# make page-check  that it is what its sources give (npm)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
@@ -34,7 +36,7 @@ RACETIME ?= 40m
 OPS  ?= 1000000
 SEED ?= 0
 
-.PHONY: build up down test race coherence programs lint bench install clean
+.PHONY: build up down test race coherence programs page page-check lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -63,6 +65,13 @@ coherence: build
 programs: build
 	@bash .ci/deps programs
 	go test -count=1 -timeout 4h -v ./e2e/programs -long
+
+page:
+	cd httpd/page/web && npm ci && npm run types && npm run build
+
+page-check:
+	@command -v npm >/dev/null || { echo "npm is missing"; exit 1; }
+	go test -count=1 -v -run 'TestBuilt$$' ./httpd/page
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

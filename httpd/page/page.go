@@ -105,7 +105,11 @@ func newAsset(name string, data []byte) *asset {
 // ServeHTTP implements http.Handler.
 func (p *pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name, isAsset := strings.CutPrefix(r.URL.Path, Assets)
-	if !isAsset {
+	switch {
+	case r.URL.Path == strings.TrimSuffix(Status, "/"): // the page's own address ends in a slash
+		http.Redirect(w, r, Status, http.StatusMovedPermanently)
+		return
+	case !isAsset:
 		w.Header().Set("Content-Security-Policy", policy)
 		w.Header().Add("Vary", "Accept")
 		if r.URL.Path == Status {

@@ -3,10 +3,12 @@ import { base, type Change } from "./api";
 
 /**
  * watch calls back some time after changes in a directory itself: at once after
- * the first one, then at most every second. It returns what ends it.
+ * the first one, then at most every second. It listens while the page is seen:
+ * a browser has six connections to a daemon, for all its tabs together, and looks
+ * anew when it is seen again. It returns what ends it.
  */
 export function watch(dir: string, changed: () => void): () => void {
-  let source: EventSource;
+  let source: EventSource | undefined;
   let timer: ReturnType<typeof setTimeout> | undefined;
   let again: ReturnType<typeof setTimeout> | undefined;
   let last = 0;
@@ -22,24 +24,37 @@ export function watch(dir: string, changed: () => void): () => void {
   };
   const isHere = (path?: string) => path !== undefined && path.startsWith(dir) && !path.slice(dir.length).replace(/\/$/, "").includes("/");
   const open = () => {
-    source = new EventSource(`${base}events?${new URLSearchParams({ path: dir })}`);
-    source.addEventListener("change", (e) => {
+    const s = new EventSource(`${base}events?${new URLSearchParams({ path: dir })}`);
+    s.addEventListener("change", (e) => {
       const c = JSON.parse(e.data as string) as Change;
       if (isHere(c.path) || isHere(c.from)) soon();
     });
-    source.addEventListener("lost", soon);
-    source.addEventListener("error", () => {
-      if (source.readyState !== EventSource.CLOSED) return; // the browser connects again by itself
+    s.addEventListener("lost", soon);
+    s.addEventListener("error", () => {
+      if (s.readyState !== EventSource.CLOSED || s !== source) return; // the browser connects again by itself
       again = setTimeout(() => {
         soon();
         open();
       }, 15_000);
     });
+    source = s;
+  };
+  const close = () => {
+    clearTimeout(again);
+    source?.close();
+    source = undefined;
+  };
+  const seen = () => {
+    close();
+    if (document.hidden) return;
+    open();
+    soon();
   };
   open();
+  document.addEventListener("visibilitychange", seen);
   return () => {
+    document.removeEventListener("visibilitychange", seen);
     clearTimeout(timer);
-    clearTimeout(again);
-    source.close();
+    close();
   };
 }

@@ -111,7 +111,7 @@ export function Line(p: Props) {
   const m = mediaInfo(path, e);
   const pic = picture(e, m);
   return (
-    <div {...place} {...common(p)} aria-label={e.name}>
+    <div {...place} {...common(p)} data-name={e.name} aria-label={e.name}>
       <div role="gridcell" class="select">
         <Check p={p} e={e} />
       </div>
@@ -160,7 +160,7 @@ export function Tile(p: Props) {
   const m = mediaInfo(path, e);
   const pic = e.type === "dir" ? poster(path, e) : picture(e, m);
   return (
-    <div role="gridcell" class={`tile${p.selected ? " selected" : ""}${p.selecting ? " selecting" : ""}`} {...common(p)} aria-label={e.name}>
+    <div role="gridcell" class={`tile${p.selected ? " selected" : ""}${p.selecting ? " selecting" : ""}`} {...common(p)} data-name={e.name}>
       <span class={`face ${e.kind}`}>
         {pic ? <img src={pic} alt="" loading="lazy" decoding="async" /> : <Icon name={kindIcon(e)} size={40} />}
         {m?.duration ? <span class="badge">{clock(m.duration)}</span> : null}

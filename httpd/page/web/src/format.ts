@@ -27,7 +27,7 @@ export function span(seconds: number): string {
   if (!Number.isFinite(seconds)) return "";
   if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
   if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
-  if (seconds < 86400) return `${(seconds / 3600).toFixed(1)} h`;
+  if (seconds < 86400) return `${Number((seconds / 3600).toFixed(1))} h`;
   return `${Math.round(seconds / 86400)} d`;
 }
 
@@ -44,6 +44,9 @@ export function date(ms: number): string {
 export const fullDate = (ms: number): string => (ms ? whole.format(new Date(ms)) : "");
 
 const plain = new Intl.NumberFormat();
+
+/** number writes a number with its thousands apart; what the daemon left out is none. */
+export const number = (n: number | undefined): string => plain.format(n ?? 0);
 
 /** count writes a number and its noun: 1 item, 2,048 items. */
 export const count = (n: number, noun: string): string => `${plain.format(n)} ${noun}${n === 1 ? "" : "s"}`;

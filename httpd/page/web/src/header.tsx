@@ -1,5 +1,5 @@
 // The head of the page: where one is, the search, and ways to elsewhere.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import type { Me } from "./api";
 import { Icon } from "./icons";
 import { Person } from "./login";
@@ -42,24 +42,19 @@ export function Crumbs({ dir }: { dir: string }) {
 }
 
 export function Search(props: { value: string; where: string; onInput: (q: string) => void; onDown: () => void }) {
-  const [text, set] = useState(props.value);
-  useEffect(() => set(props.value), [props.value]);
   return (
     <div class="search" role="search">
       <Icon name="search" size={18} />
       <input
         type="search"
         id="search"
-        value={text}
+        value={props.value}
         placeholder="Search"
         aria-label={`Search in ${props.where}`}
         autocomplete="off"
         spellcheck={false}
         enterkeyhint="search"
-        onInput={(e) => {
-          set(e.currentTarget.value);
-          props.onInput(e.currentTarget.value);
-        }}
+        onInput={(e) => props.onInput(e.currentTarget.value)}
         onKeyDown={(e) => {
           if (e.key === "Escape") {
             props.onInput("");
@@ -71,7 +66,7 @@ export function Search(props: { value: string; where: string; onInput: (q: strin
           e.stopPropagation();
         }}
       />
-      {text === "" && <kbd aria-hidden="true">/</kbd>}
+      {props.value === "" && <kbd aria-hidden="true">/</kbd>}
     </div>
   );
 }

@@ -82,7 +82,7 @@ const table: [string, string][] = [
 export function Help(props: { onClose: () => void }) {
   return (
     <Dialog title="Keyboard" onClose={props.onClose}>
-      <dl class="keys">
+      <dl class="keys" tabIndex={0}>
         {table.map(([keys, what]) => (
           <div key={keys}>
             <dt>{what ? <kbd>{keys}</kbd> : <strong>{keys}</strong>}</dt>

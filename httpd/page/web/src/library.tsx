@@ -65,7 +65,8 @@ function useMe(dir: string): [Me | undefined, () => void] {
   return [me, () => again((n) => n + 1)];
 }
 
-export function Library({ dir, quiet }: { dir: string; quiet: boolean }) {
+export function Library({ dir, view }: { dir: string; view: string | null }) {
+  const quiet = view !== null; // something else is looked at
   const [sort, setSort] = useSetting<Sort>("sort", "name", ["name", "size", "modified", "type"]);
   const [order, setOrder] = useSetting<Order>("order", "asc", ["asc", "desc"]);
   const [layout, setLayout] = useSetting<Layout>("layout", "list", ["list", "tiles"]);
@@ -92,6 +93,15 @@ export function Library({ dir, quiet }: { dir: string; quiet: boolean }) {
     select(new Set());
     document.title = dir === "/" ? "Library" : nameOf(dir);
   }, [dir]);
+
+  const last = useRef(view);
+  useEffect(() => {
+    if (view === null && last.current !== null) {
+      const index = listing.indexOf(last.current); // the one that was looked at last
+      goTo(index < 0 ? focus : index);
+    }
+    last.current = view;
+  }, [view]);
 
   const choose = (names: Iterable<string>) => select(new Set(names));
   const paths = (names: Iterable<string>) => [...names].map((n) => dir + n);

@@ -12,7 +12,7 @@ function App() {
   if (dir === "/.tnv/") return <StatusPage />;
   return (
     <>
-      <Library dir={dir} quiet={view !== null} />
+      <Library dir={dir} view={view} />
       {view !== null && <Viewer dir={dir} name={view} />}
       <Uploads />
       <Toasts />

@@ -69,6 +69,24 @@ function useSubtitle(media: Media | undefined) {
   return { all, chosen, choose, track, wrong };
 }
 
+/** useCues shows the subtitles, above the controls while those are there. */
+function useCues(video: { current: HTMLVideoElement | null }, url: string | undefined, hidden: boolean): void {
+  useEffect(() => {
+    const track = url === undefined ? undefined : video.current?.textTracks[0];
+    if (!track) return;
+    track.mode = "showing";
+    const place = () => {
+      for (const cue of (track.activeCues ?? []) as Iterable<VTTCue>) {
+        const ours = cue.line === "auto" || cue.line === -4;
+        if (ours) cue.line = hidden ? "auto" : -4;
+      }
+    };
+    place();
+    track.addEventListener("cuechange", place);
+    return () => track.removeEventListener("cuechange", place);
+  }, [url, hidden]);
+}
+
 /** useIdle tells whether nothing moved for a while; move says that something did. */
 function useIdle(): [boolean, () => void] {
   const [idle, set] = useState(false);
@@ -136,10 +154,6 @@ export function Player(p: Looking & { canConvert: boolean }) {
     };
   }, [media, around]);
   useEffect(() => {
-    const t = video.current!.textTracks;
-    for (const track of t) track.mode = "showing";
-  }, [subtitle.track]);
-  useEffect(() => {
     if (resumed === 0) return;
     const timer = setTimeout(() => setResumed(0), 8000);
     return () => clearTimeout(timer);
@@ -158,6 +172,7 @@ export function Player(p: Looking & { canConvert: boolean }) {
     else end(true);
   };
   const hidden = idle && !music && v !== null && !v.paused && !wrong && !ended;
+  useCues(video, subtitle.track, hidden);
 
   return (
     <div
@@ -216,6 +231,11 @@ export function Player(p: Looking & { canConvert: boolean }) {
           <p class="piece">{media?.title || stem(found.name)}</p>
           <p class="small">{[media?.artist, media?.album].filter(Boolean).join(" · ")}</p>
         </div>
+      )}
+      {!waiting && !wrong && !ended && v?.paused && v.currentTime === 0 && (
+        <button class="quiet begin" aria-label="Play from here" onClick={toggle}>
+          <Icon name="play" size={44} />
+        </button>
       )}
       {waiting && !wrong && <div class="spinner" role="status" aria-label="Loading" />}
       {wrong && (

@@ -1,7 +1,7 @@
 // The status page: the cluster and this daemon, live.
 import { useEffect, useState } from "preact/hooks";
 import { status, type Node, type Status } from "./api";
-import { bytes, count, date, rate, span } from "./format";
+import { bytes, count, date, number, rate, span } from "./format";
 import { Icon } from "./icons";
 
 /** every is how often the page looks again, in ms, while somebody sees it. */
@@ -96,7 +96,7 @@ function Nodes({ nodes }: { nodes: Node[] }) {
               <td>
                 <Meter used={n.used_bytes} all={n.capacity_bytes} label={`Space of ${n.addr}`} /> {bytes(n.used_bytes)} of {bytes(n.capacity_bytes)}
               </td>
-              <td>{n.blocks.toLocaleString()}</td>
+              <td>{number(n.blocks)}</td>
               <td>{behind(n)}</td>
               <td>{n.corrupt_blocks ? `${n.corrupt_blocks} (${n.mended_blocks ?? 0} mended)` : "none"}</td>
             </tr>
@@ -149,7 +149,7 @@ function Facts({ s }: { s: Status }) {
   const groups = s.groups ?? [];
   const lag = sum(groups.map((g) => g.behind_blocks));
   const facts: [string, preact.ComponentChildren][] = [
-    ["Files", s.volume.files.toLocaleString()],
+    ["Files", number(s.volume.files)],
     ["Stored", bytes(s.volume.bytes)],
     [
       "Free",
@@ -193,10 +193,10 @@ function Volumes({ volumes }: { volumes: NonNullable<Status["volumes"]> }) {
             <tr key={v.id}>
               <th scope="row">{v.name}</th>
               <td>{v.owner || "nobody"}</td>
-              <td>{v.files.toLocaleString()}</td>
+              <td>{number(v.files)}</td>
               <td>{bytes(v.bytes)}</td>
               <td>{v.sessions}</td>
-              <td>{v.pending_deletions.toLocaleString()}</td>
+              <td>{number(v.pending_deletions)}</td>
             </tr>
           ))}
         </tbody>

@@ -99,14 +99,14 @@ export function Columns(p: { sort: Sort; order: Order; onSort: (s: Sort) => void
     <div role="rowgroup" class="head">
       <div role="row" class="row" aria-rowindex={1}>
         {columns.map(([name, label, sort]) => (
-          <div key={name} role="columnheader" class={name} aria-label={label ? undefined : name === "act" ? "Actions" : "Selection"} aria-sort={sort !== p.sort ? undefined : p.order === "asc" ? "ascending" : "descending"}>
+          <div key={name} role="columnheader" class={name} aria-sort={sort !== p.sort ? undefined : p.order === "asc" ? "ascending" : "descending"}>
             {sort ? (
               <button class="text" onClick={() => p.onSort(sort)}>
                 {label}
                 {sort === p.sort && <Icon name={p.order === "asc" ? "up" : "down"} size={14} />}
               </button>
             ) : (
-              label
+              label || <span class="unseen">{name === "act" ? "Actions" : "Selection"}</span>
             )}
           </div>
         ))}

@@ -36,9 +36,9 @@ export function Viewer({ dir, name }: { dir: string; name: string }) {
     return () => abort.abort();
   }, [dir, name]);
   useEffect(() => {
+    const before = document.title;
     document.title = name;
-    const back = document.activeElement as HTMLElement | null;
-    return () => back?.isConnected && back.focus({ preventScroll: true });
+    return () => void (document.title = before);
   }, [name]);
 
   const looking = { around, close, go: (to: string | undefined) => to !== undefined && navigate({ dir, view: to }, true) };
