@@ -15,6 +15,8 @@ import (
 )
 
 const (
+	// maxSegment is up to what size a file may be a segment of a stream, and not a recording.
+	maxSegment = 64 << 20
 	// maxRanges is how many ranges one request may ask for.
 	maxRanges = 32
 	// stallLimit is how long a client may take nothing before it is cut off. A
@@ -53,20 +55,31 @@ func (h *handler) serve(w *recorder, r *http.Request, p string, at *tnv.Attr) {
 	hd := w.Header()
 	hd.Set("Content-Type", contentType(p))
 	hd.Set("ETag", etag(at))
-	hd.Set("Cache-Control", "no-cache") // keep it, but ask whether it is still so
+	hd.Set("Cache-Control", cacheControl(p, at))
+	if sandboxed(hd.Get("Content-Type")) {
+		hd.Set("Content-Security-Policy", "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; media-src 'self'")
+	}
 	modified := tnv.Time(at.Mtime)
 	if !h.checkRange(w, r, modified, c.size) {
 		return
 	}
-	h.m.transfers.Inc()
-	defer h.m.transfers.Dec()
-	h.active.Add(1)
-	defer h.active.Add(-1)
-	t := &transfer{recorder: w, h: h, rc: http.NewResponseController(w.ResponseWriter), conn: connOf(r.Context())}
+	t := h.newTransfer(w, r, p)
+	defer t.end()
 	http.ServeContent(t, r, "", modified, c)
-	h.m.sent.Add(float64(t.sent))
 	h.m.file.Observe(w.first.Seconds())
 	h.finish(r, p, c, t)
+}
+
+// cacheControl says how long an answer may be used without asking again. A segment
+// of a stream is written once, and never again under its name; of all else one asks.
+func cacheControl(p string, at *tnv.Attr) string {
+	switch extOf(p) {
+	case "m4s", "cmfv", "ts":
+		if at.Size < maxSegment && time.Since(tnv.Time(at.Mtime)) > strongAfter {
+			return "max-age=3600"
+		}
+	}
+	return "no-cache"
 }
 
 // checkRange removes a Range header that is to be ignored, and refuses one that

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	stdlog "log"
 	"math/rand"
 	"net/http/httptest"
 	"path"
@@ -28,26 +27,37 @@ type fake struct {
 	inos   map[tnv.Ino]*node
 	asked  []string
 	down   error // every call fails with it
+	last   tnv.Ino
+	locks  map[tnv.Ino]*fakeWriter // who has which file locked
 	opened int
+	full   bool // no more can be written
 	closed int
 	held   int                      // views that were not released
 	onRead func(n *node, off int64) // before a read
 }
 
 type node struct {
-	attr tnv.Attr
-	data []byte
-	name string
+	attr   tnv.Attr
+	data   []byte
+	name   string
+	xattrs map[string][]byte
 }
 
 func newFake() *fake {
-	f := &fake{nodes: map[string]*node{}, inos: map[tnv.Ino]*node{}}
+	f := &fake{nodes: map[string]*node{}, inos: map[tnv.Ino]*node{}, locks: map[tnv.Ino]*fakeWriter{}}
 	f.add("/", tnv.TypeDir.Mode()|0o755, nil)
 	return f
 }
 
 func (f *fake) add(p string, mode uint32, data []byte) *node {
-	n := &node{data: data, name: path.Base(p), attr: tnv.Attr{Ino: tnv.Ino(len(f.inos) + 1), Mode: mode, Size: uint64(len(data)), Data: 7,
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.addLocked(p, mode, data)
+}
+
+func (f *fake) addLocked(p string, mode uint32, data []byte) *node {
+	f.last++
+	n := &node{data: data, name: path.Base(p), attr: tnv.Attr{Ino: f.last, Mode: mode, Size: uint64(len(data)), Data: 7, Nlink: 1,
 		Mtime: time.Date(2024, 5, 6, 7, 8, 9, 10, time.UTC).UnixNano()}}
 	f.nodes[p], f.inos[n.attr.Ino] = n, n
 	return n
@@ -79,7 +89,7 @@ func (f *fake) ReadDir(_ context.Context, _ tnv.Cred, req protocol.ReadDir) (rep
 	dir := ""
 	for p, n := range f.nodes {
 		if n.attr.Ino == req.Ino {
-			dir = p
+			dir, rep.Dir = p, n.attr
 		}
 	}
 	var kids []*node
@@ -97,7 +107,11 @@ func (f *fake) ReadDir(_ context.Context, _ tnv.Cred, req protocol.ReadDir) (rep
 	return rep, nil
 }
 
-func (f *fake) StatFS(context.Context) (tnv.StatFS, error) { return tnv.StatFS{Files: 3}, f.down }
+func (f *fake) StatFS(context.Context) (tnv.StatFS, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return tnv.StatFS{Files: 3, Capacity: 1 << 40, Free: 1 << 39}, f.down
+}
 
 func (f *fake) Open(_ context.Context, ino tnv.Ino) (file, error) {
 	f.mu.Lock()
@@ -164,13 +178,17 @@ func (o *fakeFile) Close() error {
 	return nil
 }
 
-// start serves a fake volume.
+// start serves a fake volume, for reading by anybody.
 func start(t testing.TB, f *fake, cred tnv.Cred) (*httptest.Server, *handler) {
+	return startWith(t, f, cred, options{})
+}
+
+func startWith(t testing.TB, f *fake, cred tnv.Cred, o options) (*httptest.Server, *handler) {
 	l := logrus.New()
 	l.SetOutput(io.Discard)
-	h := newHandler(f, cred, "media", 256<<20, logrus.NewEntry(l), newMetrics(nil))
+	h := newHandler(f, cred, "media", 256<<20, logrus.NewEntry(l), newMetrics(nil), o)
 	srv := httptest.NewUnstartedServer(nil)
-	srv.Config = newServer(h, stdlog.New(io.Discard, "", 0))
+	srv.Config = newServer(h, silent(), false)
 	srv.Listener = newLimitListener(srv.Listener, maxConns, func(int) {})
 	srv.Start()
 	t.Cleanup(func() {

@@ -50,7 +50,7 @@ func FuzzRange(f *testing.F) {
 	vol := newFake()
 	vol.file("/a", noise(1000))
 	log := logrus.New()
-	h := newHandler(vol, tnv.Root, "media", 256<<20, logrus.NewEntry(log), newMetrics(nil))
+	h := newHandler(vol, tnv.Root, "media", 256<<20, logrus.NewEntry(log), newMetrics(nil), options{})
 	f.Fuzz(func(t *testing.T, rng, cond, method string) {
 		r := httptest.NewRequest(http.MethodGet, "/a", nil)
 		r.Method = method

@@ -196,11 +196,13 @@ func TestStatuses(t *testing.T) {
 		{"GET", "/d/e%20f?x=1", 301, "Location", "/d/e%20f/?x=1"},
 		{"GET", "/d/", 200, "Content-Type", "text/html; charset=utf-8"},
 		{"HEAD", "/d/", 200, "Content-Type", "text/html; charset=utf-8"},
-		{"OPTIONS", "/d/a.mp4", 204, "Allow", "GET, HEAD, OPTIONS"},
-		{"PUT", "/d/a.mp4", 405, "Allow", "GET, HEAD, OPTIONS"},
-		{"DELETE", "/d/a.mp4", 405, "Allow", "GET, HEAD, OPTIONS"},
-		{"POST", "/", 405, "Allow", "GET, HEAD, OPTIONS"},
-		{"PROPFIND", "/", 405, "Allow", "GET, HEAD, OPTIONS"},
+		{"OPTIONS", "/d/a.mp4", 204, "Allow", "GET, HEAD, OPTIONS, PROPFIND"},
+		{"PUT", "/d/a.mp4", 403, "", ""},
+		{"DELETE", "/d/a.mp4", 403, "", ""},
+		{"MKCOL", "/new", 403, "", ""},
+		{"LOCK", "/d/a.mp4", 403, "", ""},
+		{"POST", "/", 405, "Allow", "GET, HEAD, OPTIONS, PROPFIND"},
+		{"PROPFIND", "/", 403, "", ""}, // without Depth: infinite
 		{"GET", "/.tnv/healthz", 200, "", ""},
 		{"GET", "/.tnv/status", 200, "Content-Type", "application/json"},
 		{"GET", "/.tnv/", 404, "", ""},
@@ -271,7 +273,7 @@ func TestHostileRequests(t *testing.T) {
 		{"GET /d/a.mp4 HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("h", 1<<20) + "\r\n\r\n", []int{431}},
 		{"GET /d/a.mp4 HTTP/1.1\r\nHost: x\r\nRange: bytes=" + strings.Repeat("0-1,", 7000) + "\r\nConnection: close\r\n\r\n", []int{416}},
 		{"GET /d/a.mp4 HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n", []int{200}},
-		{"CONNECT evil:443 HTTP/1.1\r\nHost: evil:443\r\n\r\n", []int{405}},
+		{"CONNECT evil:443 HTTP/1.1\r\nHost: evil:443\r\n\r\n", []int{400, 405}},
 		{"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", []int{400}},
 	} {
 		if got := raw(t, addr, c.request); !slices.Contains(c.allowed, got) {

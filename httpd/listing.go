@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"html"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/httpd/access"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -36,7 +38,7 @@ func (h *handler) list(w *recorder, r *http.Request, p string) {
 	case <-r.Context().Done():
 		panic(http.ErrAbortHandler)
 	}
-	l := &lister{h: h, ctx: r.Context(), req: protocol.ReadDir{Limit: pageEntries, Attrs: true}}
+	l := &lister{h: h, ctx: r.Context(), path: p, who: &w.who, req: protocol.ReadDir{Limit: pageEntries, Attrs: true}}
 	res, err := h.lookups.resolve(r.Context(), p) // again: it may have waited
 	if err != nil {
 		h.fail(w, r, err)
@@ -107,26 +109,27 @@ func writeItem(b *bufio.Writer, it *item) {
 
 // lister reads a directory page by page.
 type lister struct {
-	h   *handler
-	ctx context.Context
-	req protocol.ReadDir
-	end bool
+	h    *handler
+	ctx  context.Context
+	req  protocol.ReadDir
+	path string
+	who  *access.Who // sees only what he may
+	end  bool
 }
 
 // upTo reads on until it has so many entries or all, and sorts them by name.
 func (l *lister) upTo(n int) ([]item, error) {
 	var out []item
 	for len(out) < n && !l.end {
-		page, err := l.h.src.ReadDir(l.ctx, l.h.cred, l.req)
+		page, err := l.h.tree.page(l.ctx, l.req)
 		if err != nil {
 			return nil, err
 		}
-		if len(page.Attrs) != len(page.Entries) {
-			return nil, tnv.E("list", tnv.KindProtocol, "%d entries with %d attributes", len(page.Entries), len(page.Attrs))
-		}
 		for i, d := range page.Entries {
-			out = append(out, item{d.Name, page.Attrs[i]})
 			l.req.Cookie = d.Cookie
+			if l.h.sees(l.who, path.Join(l.path, d.Name)) {
+				out = append(out, item{d.Name, page.Attrs[i]})
+			}
 		}
 		l.end = page.End || len(page.Entries) == 0
 	}

@@ -20,20 +20,25 @@ const ownPrefix = "/.tnv"
 // themselves; who sends them tries something).
 func volumePath(u *url.URL) (p string, dir bool, err error) {
 	raw := u.EscapedPath()
-	if !strings.HasPrefix(u.Path, "/") {
-		return "", false, tnv.E("path", tnv.KindInvalid, "it does not begin with a slash")
-	}
-	if len(u.Path) > maxPath {
-		return "", false, tnv.E("path", tnv.KindNameTooLong, "it is longer than %d bytes", maxPath)
-	}
-	if strings.IndexByte(u.Path, 0) >= 0 {
-		return "", false, tnv.E("path", tnv.KindInvalid, "it holds a zero byte")
-	}
 	if strings.Contains(raw, "%2f") || strings.Contains(raw, "%2F") {
 		return "", false, tnv.E("path", tnv.KindInvalid, "it holds an escaped slash, which no file name can")
 	}
+	return cleanPath(u.Path)
+}
+
+// cleanPath is volumePath of a path that is not escaped, as parameters and bodies have it.
+func cleanPath(raw string) (p string, dir bool, err error) {
+	if !strings.HasPrefix(raw, "/") {
+		return "", false, tnv.E("path", tnv.KindInvalid, "it does not begin with a slash")
+	}
+	if len(raw) > maxPath {
+		return "", false, tnv.E("path", tnv.KindNameTooLong, "it is longer than %d bytes", maxPath)
+	}
+	if strings.IndexByte(raw, 0) >= 0 {
+		return "", false, tnv.E("path", tnv.KindInvalid, "it holds a zero byte")
+	}
 	var b strings.Builder
-	for seg := range strings.SplitSeq(u.Path, "/") {
+	for seg := range strings.SplitSeq(raw, "/") {
 		switch {
 		case seg == "":
 			continue
@@ -48,7 +53,7 @@ func volumePath(u *url.URL) (p string, dir bool, err error) {
 	if b.Len() == 0 {
 		return "/", true, nil
 	}
-	return b.String(), strings.HasSuffix(u.Path, "/"), nil
+	return b.String(), strings.HasSuffix(raw, "/"), nil
 }
 
 // own tells whether a path is the daemon's own.
@@ -56,3 +61,9 @@ func own(p string) bool { return p == ownPrefix || strings.HasPrefix(p, ownPrefi
 
 // link writes a path of the volume as a URL's path.
 func link(p string) string { return (&url.URL{Path: p}).EscapedPath() }
+
+// hiddenName tells whether a name is shown only to those who may write, as ls does.
+func hiddenName(name string) bool { return strings.HasPrefix(name, ".") }
+
+// hiddenPath tells whether a name on the way is hidden.
+func hiddenPath(p string) bool { return strings.Contains(p, "/.") }

@@ -3,6 +3,7 @@ package httpd
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/admin"
 	"github.com/tnvfs/tnv/client"
+	"github.com/tnvfs/tnv/httpd/access"
 )
 
 // Config says how the daemon runs. Client needs trackers and key; the zero value
@@ -27,9 +29,20 @@ type Config struct {
 	Client client.Config // which volume of which cluster
 	// Cred is who reads: files and directories that this user may not read are
 	// 403. Nil: the user that the process runs as.
-	Cred  *tnv.Cred
-	Admin string // address of /metrics and /healthz; "": none
-	Log   *logrus.Entry
+	Cred *tnv.Cred
+	// ReadOnly refuses every change, and makes no thumbnails: nothing is written to the volume.
+	ReadOnly  bool
+	Access    access.Config
+	TrashLife time.Duration // how long what was deleted can be put back; 0: a week; below zero: not at all
+	MaxUpload int64         // bytes of one upload; 0: 4 TiB
+	CORS      []string      // origins whose pages may read files; "*": all
+	PerViewer int64         // bytes per second to each viewer; 0: no limit
+	InAll     int64         // bytes per second to all
+	Page      http.Handler  // answers directories for browsers; nil: a plain listing
+	TLS       TLS
+	HTTP1     bool   // no HTTP/2
+	Admin     string // address of /metrics and /healthz; "": none
+	Log       *logrus.Entry
 	// Ready, if set, is called once with the address, when requests are answered.
 	Ready func(addr string)
 }
@@ -37,19 +50,32 @@ type Config struct {
 // DefaultListen is where the daemon listens unless told otherwise.
 const DefaultListen = "127.0.0.1:8080"
 
+// DefaultTrashLife is how long what was deleted can be put back.
+const DefaultTrashLife = 7 * 24 * time.Hour
+
 const (
-	maxConns      = 4096
-	maxHeader     = 32 << 10
-	headerLimit   = 10 * time.Second
-	idleLimit     = 2 * time.Minute
-	shutdownLimit = 3 * time.Second // what is under way may take so long to end
-	closeLimit    = 10 * time.Second
+	maxConns = 12_000
+	// maxStreamsHTTP2 bounds the requests under way on one connection.
+	maxStreamsHTTP2 = 64
+	maxHeader       = 32 << 10
+	headerLimit     = 10 * time.Second
+	idleLimit       = 2 * time.Minute
+	shutdownLimit   = 3 * time.Second // what is under way may take so long to end
+	closeLimit      = 10 * time.Second
 )
 
 // Run serves the volume until ctx ends, then lets short requests end, cuts long
 // ones, and ends the session.
 func Run(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
+	policy, err := cfg.policy()
+	if err != nil {
+		return err
+	}
+	certificate, err := cfg.TLS.load(cfg.Listen)
+	if err != nil {
+		return err
+	}
 	ln, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return &tnv.Error{Op: "listen for HTTP on " + cfg.Listen, Kind: tnv.KindOf(err), Msg: "choose another address, or port 0 for any free one, with --listen", Err: err}
@@ -61,7 +87,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := side.Serve(adminCtx, cfg.Admin); err != nil {
 		return err
 	}
-	cfg.Client.ReadOnly, cfg.Client.Registry = true, side.Registry
+	cfg.Client.ReadOnly, cfg.Client.Registry = cfg.ReadOnly, side.Registry
 	if cfg.Client.Identity == "" {
 		cfg.Client.Identity = identity(ln.Addr().String())
 	}
@@ -69,14 +95,18 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	h := newHandler(clientSource{c}, *cfg.Cred, cfg.Client.Volume, cfg.Client.Memory, cfg.Log, newMetrics(side.Registry))
+	h := newHandler(clientSource{c}, *cfg.Cred, cfg.Client.Volume, cfg.Client.Memory, cfg.Log, newMetrics(side.Registry),
+		options{access: policy, trashLife: cfg.TrashLife, maxUpload: cfg.MaxUpload, cors: cfg.CORS, page: cfg.Page, readOnly: cfg.ReadOnly,
+			perViewer: cfg.PerViewer, inAll: cfg.InAll})
 	side.Check("volume", func() error {
 		ctx, cancel := context.WithTimeout(ctx, healthLimit)
 		defer cancel()
 		_, err := c.StatFS(ctx)
 		return err
 	})
-	err = serve(ctx, cfg, ln, h)
+	if err = h.begin(); err == nil {
+		err = serve(ctx, cfg, ln, certificate, h)
+	}
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
 	defer cancel()
 	return errors.Join(err, c.Close(closing))
@@ -110,6 +140,29 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// policy decides who may do what. Whoever can connect may read on loopback; at any
+// other address, it must be said who may.
+func (c *Config) policy() (*access.Policy, error) {
+	if host, _, err := net.SplitHostPort(c.Listen); err == nil && !loopback(host) && c.Access.Unsaid() {
+		return nil, tnv.E("listen for HTTP on "+c.Listen, tnv.KindInvalid,
+			"that is not only this machine: say with --users who may read, or with --anonymous read that everybody may")
+	}
+	if c.Access.Unsaid() {
+		c.Access.Anonymous = access.Read
+	}
+	cfg := c.Access
+	cfg.OnError = func(err error) {
+		c.Log.WithError(err).Error("the files of users, tokens or rules cannot be read: what they said before stays in force")
+	}
+	k := c.Client.Key
+	return access.New(cfg, access.NewSigner(k.Secret, k.Cluster, c.Client.Volume))
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
 // identity names the daemon that listens at an address of this machine: there
 // is one at a time, so one that comes back after a kill ends its predecessor's
 // session, for which unlinked files would be kept until it expires. Empty where
@@ -128,21 +181,34 @@ func identity(addr string) string {
 }
 
 // newServer sets the limits of connections.
-func newServer(h http.Handler, errors *stdlog.Logger) *http.Server {
-	return &http.Server{Handler: h, ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit, MaxHeaderBytes: maxHeader, ErrorLog: errors,
-		ConnContext: withConn}
+func newServer(h http.Handler, errors *stdlog.Logger, http1 bool) *http.Server {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit, MaxHeaderBytes: maxHeader, ErrorLog: errors,
+		ConnContext: withConn, Protocols: &http.Protocols{}, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreamsHTTP2}}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetHTTP2(!http1)
+	return srv
 }
 
 // serve answers requests until ctx ends.
-func serve(ctx context.Context, cfg Config, ln net.Listener, h *handler) error {
+func serve(ctx context.Context, cfg Config, ln net.Listener, certificate *tls.Certificate, h *handler) error {
 	// What net/http says is of single connections: for debugging only.
 	debugLog := cfg.Log.WriterLevel(logrus.DebugLevel)
 	defer debugLog.Close()
-	srv := newServer(h, stdlog.New(debugLog, "", 0))
-	limited := newLimitListener(ln, maxConns, func(delta int) { h.m.conns.Add(float64(delta)) })
+	srv := newServer(h, stdlog.New(debugLog, "", 0), cfg.HTTP1)
+	limited := newLimitListener(ln, maxConns, func(delta int) {
+		h.m.conns.Add(float64(delta))
+		h.traffic.conns.Add(int64(delta))
+	})
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(limited) }()
-	cfg.Log.WithField("addr", ln.Addr().String()).Info("serving")
+	go func() {
+		if certificate == nil {
+			served <- srv.Serve(limited)
+			return
+		}
+		srv.TLSConfig = &tls.Config{Certificates: []tls.Certificate{*certificate}, MinVersion: tls.VersionTLS12}
+		served <- srv.ServeTLS(limited, "", "")
+	}()
+	cfg.Log.WithFields(logrus.Fields{"addr": ln.Addr().String(), "tls": certificate != nil}).Info("serving")
 	if cfg.Ready != nil {
 		cfg.Ready(ln.Addr().String())
 	}
@@ -153,6 +219,7 @@ func serve(ctx context.Context, cfg Config, ln net.Listener, h *handler) error {
 	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
 	defer cancel()
+	h.end() // streams of events, and followers, end by themselves
 	if srv.Shutdown(ending) != nil {
 		srv.Close() // a film is still on its way: its viewer must do without
 	}
@@ -160,3 +227,6 @@ func serve(ctx context.Context, cfg Config, ln net.Listener, h *handler) error {
 	h.close()
 	return nil
 }
+
+// silent is a log that nobody reads.
+func silent() *stdlog.Logger { return stdlog.New(io.Discard, "", 0) }

@@ -1,6 +1,7 @@
 package httpd
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"time"
@@ -18,11 +19,33 @@ const holdFrom = 16 << 10
 // a deadline of its own.
 type transfer struct {
 	*recorder
-	h    *handler
-	rc   *http.ResponseController
-	conn *limitedConn // may be nil
-	sent int64
-	err  error // of writing
+	h      *handler
+	ctx    context.Context
+	rc     *http.ResponseController
+	conn   *limitedConn // may be nil
+	sent   int64
+	err    error // of writing
+	flow   *flow
+	name   string  // of the viewer
+	viewer *viewer // may be nil
+}
+
+// newTransfer begins one; end ends it.
+func (h *handler) newTransfer(w *recorder, r *http.Request, p string) *transfer {
+	t := &transfer{recorder: w, h: h, ctx: r.Context(), rc: http.NewResponseController(w.ResponseWriter), conn: connOf(r.Context()), name: viewerOf(w, r)}
+	h.m.transfers.Inc()
+	h.active.Add(1)
+	t.flow = h.traffic.begin(t, w, r, p)
+	t.viewer = h.limits.enter(t.name)
+	return t
+}
+
+func (t *transfer) end() {
+	t.h.limits.leave(t.name, t.viewer)
+	t.h.traffic.finish(t)
+	t.h.active.Add(-1)
+	t.h.m.transfers.Dec()
+	t.h.m.sent.Add(float64(t.sent))
 }
 
 // ReadFrom implements io.ReaderFrom: io.CopyN of http.ServeContent ends up here.
@@ -55,7 +78,7 @@ func (t *transfer) ReadFrom(src io.Reader) (n int64, err error) {
 			}
 		}
 		var m int64
-		if t.h.active.Load() <= t.h.views {
+		if t.h.active.Load() <= t.h.views && !t.h.limits.any() {
 			m, err = t.viewed(c, int(min(limit.N, viewSize)))
 		} else {
 			m, err = t.copy(&io.LimitedReader{R: c, N: min(limit.N, viewSize)})
@@ -111,10 +134,28 @@ func (t *transfer) copy(src *io.LimitedReader) (n int64, err error) {
 	}
 }
 
-func (t *transfer) write(p []byte) (int, error) {
+func (t *transfer) write(p []byte) (done int, err error) {
+	if !t.h.limits.any() {
+		return t.put(p)
+	}
+	for len(p) > 0 && err == nil {
+		n := min(len(p), burst)
+		if err = t.h.limits.wait(t.ctx, t.viewer, n); err == nil {
+			n, err = t.put(p[:n])
+			done += n
+			p = p[n:]
+		}
+	}
+	return done, err
+}
+
+// put writes a piece, within the time that a client may take.
+func (t *transfer) put(p []byte) (int, error) {
 	t.rc.SetWriteDeadline(time.Now().Add(t.h.stall))
 	n, err := t.recorder.Write(p)
 	t.sent += int64(n)
+	t.flow.sent.Add(int64(n))
+	t.h.traffic.send(n)
 	t.err = err
 	return n, err
 }

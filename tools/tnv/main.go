@@ -152,8 +152,9 @@ this user brought up.`,
 	}
 	add("cluster", a.upCommand(), a.downCommand(), a.statusCommand(), a.keyCommand())
 	add("files", a.lsCommand(), a.statCommand(), a.catCommand(), a.putCommand(), a.getCommand(),
-		a.rmCommand(), a.mkdirCommand(), a.mvCommand())
-	add("daemon", a.trackerdCommand(), a.storedCommand(), a.httpdCommand(), a.mountCommand(asHelper))
+		a.rmCommand(), a.mkdirCommand(), a.mvCommand(), a.linkCommand())
+	add("daemon", a.trackerdCommand(), a.storedCommand(), a.httpdCommand(), a.mountCommand(asHelper),
+		a.passwdCommand(), a.tokenCommand())
 	root.AddCommand(a.versionCommand())
 	return root
 }

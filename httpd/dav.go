@@ -1,0 +1,327 @@
+package httpd
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/net/webdav"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
+)
+
+// WebDAV (RFC 4918) on the volume's own paths. golang.org/x/net/webdav knows the
+// protocol; here is the file system on which it works, one for each request, so that
+// it knows who asks, and what an error was: the statuses of that package are made more exact by it.
+
+// maxXML bounds the body of a request that describes something.
+const maxXML = 64 << 10
+
+// serveDAV answers a request that changes the volume, or asks for properties.
+func (h *handler) serveDAV(w *recorder, r *http.Request, p string, dir bool) {
+	if r.Method != "PROPFIND" && !h.mayWrite(w, p) {
+		h.denied(w, r)
+		return
+	}
+	d := &davFS{h: h, w: w, r: r, path: p, attrs: map[string]tnv.Attr{}}
+	if !h.davRequest(w, r, d, dir) {
+		h.closeUnread(w, r)
+		return
+	}
+	src := h.body(w, r)
+	if r.Method != http.MethodPut && r.Body != http.NoBody {
+		b, err := io.ReadAll(io.LimitReader(src, maxXML+1))
+		if err != nil || len(b) > maxXML {
+			h.closeUnread(w, r)
+			h.refuse(w, http.StatusRequestEntityTooLarge, "a description has at most 64 KiB")
+			return
+		}
+		d.dead = wantsDead(b)
+		r.Body = io.NopCloser(bytes.NewReader(b))
+	} else {
+		d.dead = true
+		d.body = src
+		r.Body = src
+	}
+	inner := &webdav.Handler{FileSystem: d, LockSystem: &davView{h.dav, d}}
+	inner.ServeHTTP(&davWriter{recorder: w, d: d}, r)
+}
+
+// davRequest checks what is not left to the package; it answers where it returns false.
+func (h *handler) davRequest(w *recorder, r *http.Request, d *davFS, dir bool) bool {
+	res, err := h.src.Resolve(r.Context(), h.cred, d.path, r.Method != "DELETE" && r.Method != "MOVE")
+	if err == nil {
+		d.was = &res.Attr
+	} else if k := tnv.KindOf(err); k != tnv.KindNotExist && k != tnv.KindNotDir {
+		h.fail(w, r, err)
+		return false
+	}
+	if r.Method != "PROPFIND" && !holds(r, d.was) {
+		h.refuse(w, http.StatusPreconditionFailed, "the condition does not hold")
+		return false
+	}
+	switch r.Method {
+	case http.MethodPut:
+		switch {
+		case r.Header.Get("Content-Range") != "": // RFC 9110, 14.5
+			h.refuse(w, http.StatusBadRequest, "a part cannot be put; uploads that resume are at /.tnv/api/uploads")
+			return false
+		case dir || d.was != nil && d.was.IsDir():
+			w.Header().Set("Allow", strings.Replace(forWriting, "PUT, ", "", 1))
+			h.refuse(w, http.StatusMethodNotAllowed, "this is a directory")
+			return false
+		case r.ContentLength > h.maxUpload:
+			h.refuse(w, http.StatusRequestEntityTooLarge, "too large")
+			return false
+		}
+	case "PROPFIND":
+		if depth := r.Header.Get("Depth"); depth != "0" && depth != "1" {
+			w.Header().Set("Content-Type", "application/xml; charset=utf-8")
+			w.WriteHeader(http.StatusForbidden)
+			io.WriteString(w, `<?xml version="1.0" encoding="utf-8"?>`+"\n"+`<D:error xmlns:D="DAV:"><D:propfind-finite-depth/></D:error>`+"\n")
+			return false
+		}
+	case "MOVE", "COPY":
+		return h.davDestination(w, r, d)
+	}
+	return true
+}
+
+// davDestination checks where something is to go.
+func (h *handler) davDestination(w *recorder, r *http.Request, d *davFS) bool {
+	u, err := url.Parse(r.Header.Get("Destination"))
+	if err != nil || r.Header.Get("Destination") == "" {
+		h.refuse(w, http.StatusBadRequest, "Destination is needed")
+		return false
+	}
+	to, _, err := volumePath(u)
+	if err != nil {
+		h.fail(w, r, err)
+		return false
+	}
+	if own(to) || !h.mayWrite(w, to) {
+		h.denied(w, r)
+		return false
+	}
+	if d.was != nil && strings.HasPrefix(to, d.path+"/") {
+		h.refuse(w, http.StatusForbidden, "it would lie within itself")
+		return false
+	}
+	if r.Method == "MOVE" && r.Header.Get("Overwrite") == "" {
+		r.Header.Set("Overwrite", "T") // the default (RFC 4918, 10.6)
+	}
+	return true
+}
+
+// wantsDead tells whether a description names properties that are not the
+// protocol's own, or does not say which are wanted: only then are those that
+// clients set looked up.
+func wantsDead(b []byte) bool {
+	if len(bytes.TrimSpace(b)) == 0 {
+		return true
+	}
+	d := xml.NewDecoder(bytes.NewReader(b))
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return err != io.EOF
+		}
+		if e, ok := t.(xml.StartElement); ok && (e.Name.Space != "DAV:" || e.Name.Local == "allprop" || e.Name.Local == "propname" || e.Name.Local == "propertyupdate") {
+			return true
+		}
+	}
+}
+
+// davWriter corrects statuses by what really went wrong.
+type davWriter struct {
+	*recorder
+	d *davFS
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *davWriter) WriteHeader(status int) {
+	d := w.d
+	switch {
+	case status == http.StatusCreated && d.replaced:
+		status = http.StatusNoContent
+	case status >= 400 && d.body != nil && d.body.err != nil:
+		status = http.StatusBadRequest
+	case status >= 400 && d.err != nil:
+		status = davStatus(status, tnv.KindOf(d.err))
+		if status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", retryAfter)
+		}
+	}
+	if w.Header().Get("Content-Type") == "" && status != http.StatusNoContent {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	}
+	if status >= 400 {
+		w.d.h.closeUnread(w.recorder, w.d.r)
+	}
+	w.recorder.WriteHeader(status)
+}
+
+// davStatus is the status that an error means, where the package's own is a guess.
+func davStatus(status int, k tnv.Kind) int {
+	switch k {
+	case tnv.KindNotExist, tnv.KindNotDir, tnv.KindStale, tnv.KindExist, tnv.KindOther:
+		return status
+	case tnv.KindIsDir:
+		return http.StatusMethodNotAllowed
+	}
+	return tnv.HTTPStatus(k)
+}
+
+// davFS implements webdav.FileSystem for one request.
+type davFS struct {
+	h        *handler
+	w        *recorder
+	r        *http.Request
+	path     string
+	was      *tnv.Attr // what is at path; nil: nothing
+	body     *body     // of PUT
+	dead     bool      // properties that clients set are of interest
+	replaced bool      // PUT replaced a file
+	err      error     // the last that went wrong
+	attrs    map[string]tnv.Attr
+}
+
+// fail notes an error, and gives one that package os knows.
+func (d *davFS) fail(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	d.err = err
+	for _, known := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrPermission} {
+		if errors.Is(err, known) {
+			return &fs.PathError{Op: op, Path: name, Err: known}
+		}
+	}
+	if tnv.KindOf(err) == tnv.KindNotDir {
+		return &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
+	}
+	return &fs.PathError{Op: op, Path: name, Err: err}
+}
+
+// clean checks a name that the package gives, for reading or writing.
+func (d *davFS) clean(name string, write bool) (string, error) {
+	p, _, err := cleanPath(name)
+	switch {
+	case err != nil:
+		return "", err
+	case !d.h.sees(&d.w.who, p):
+		return "", tnv.E(p, tnv.KindNotExist, "")
+	case write && !d.h.mayWrite(d.w, p):
+		return "", tnv.E(p, tnv.KindPermission, "you may not change this")
+	}
+	return p, nil
+}
+
+// stat looks at a path; a symbolic link is followed.
+func (d *davFS) stat(ctx context.Context, p string) (tnv.Attr, error) {
+	if at, ok := d.attrs[p]; ok {
+		return at, nil
+	}
+	res, err := d.h.src.Resolve(ctx, d.h.cred, p, true)
+	return res.Attr, err
+}
+
+// Stat implements webdav.FileSystem.
+func (d *davFS) Stat(ctx context.Context, name string) (os.FileInfo, error) {
+	p, err := d.clean(name, false)
+	if err != nil {
+		return nil, d.fail("stat", name, err)
+	}
+	at, err := d.stat(ctx, p)
+	if err != nil {
+		return nil, d.fail("stat", name, err)
+	}
+	return davInfo{path.Base(p), at}, nil
+}
+
+// Mkdir implements webdav.FileSystem.
+func (d *davFS) Mkdir(ctx context.Context, name string, _ os.FileMode) error {
+	p, err := d.clean(name, true)
+	if err == nil {
+		_, err = d.h.tree.mkdir(ctx, p, dirMode)
+	}
+	if err == nil {
+		d.h.tell(change{Op: opCreate, Path: p, Dir: true})
+	}
+	return d.fail("mkdir", name, err)
+}
+
+// RemoveAll implements webdav.FileSystem: what is removed goes to the trash.
+func (d *davFS) RemoveAll(ctx context.Context, name string) error {
+	p, err := d.clean(name, true)
+	if err == nil {
+		_, err = d.h.discard(ctx, p, d.w.who.User)
+	}
+	if err == nil && d.r.Method == "DELETE" {
+		d.h.dav.removed(p)
+	}
+	return d.fail("remove", name, err)
+}
+
+// Rename implements webdav.FileSystem. The package has removed what was there.
+func (d *davFS) Rename(ctx context.Context, from, to string) error {
+	p, err := d.clean(from, true)
+	if err != nil {
+		return d.fail("rename", from, err)
+	}
+	q, err := d.clean(to, true)
+	if err == nil {
+		err = d.h.tree.move(ctx, p, q, protocol.RenameNoReplace)
+	}
+	if err == nil {
+		d.h.dav.removed(p)
+		d.h.tell(change{Op: opMove, Path: q, From: p, Dir: d.was != nil && d.was.IsDir()})
+	}
+	return d.fail("rename", to, err)
+}
+
+// OpenFile implements webdav.FileSystem. A file that is opened for writing is a
+// draft, which gets its name when it is closed.
+func (d *davFS) OpenFile(ctx context.Context, name string, flag int, _ os.FileMode) (webdav.File, error) {
+	write := flag&(os.O_WRONLY|os.O_RDWR) != 0 && d.r.Method != "PROPPATCH"
+	p, err := d.clean(name, write || d.r.Method == "PROPPATCH")
+	if err != nil {
+		return nil, d.fail("open", name, err)
+	}
+	at, err := d.stat(ctx, p)
+	if !write {
+		if err != nil {
+			return nil, d.fail("open", name, err)
+		}
+		return &davFile{d: d, ctx: ctx, path: p, at: at}, nil
+	}
+	f := &davFile{d: d, ctx: context.WithoutCancel(ctx), path: p}
+	switch {
+	case err == nil && at.IsDir():
+		return nil, d.fail("open", name, tnv.E(p, tnv.KindIsDir, ""))
+	case err == nil && !permits(d.h.cred, &at, mayWrite):
+		return nil, d.fail("open", name, tnv.E(p, tnv.KindPermission, ""))
+	case err == nil:
+		f.like = &at
+	case !errors.Is(err, tnv.KindNotExist):
+		return nil, d.fail("open", name, err)
+	default:
+		if _, _, err := d.h.tree.parent(ctx, p); err != nil { // before anything is sent in vain
+			return nil, d.fail("open", name, err)
+		}
+	}
+	if f.draft, err = d.h.newDraft(ctx); err != nil {
+		d.fail("open", name, err)
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return f, nil
+}
