@@ -41,7 +41,13 @@ type Browser struct {
 
 	mu       sync.Mutex
 	excused  []string // complaints that are expected hold one of these
-	requests map[string]int
+	requests []Request
+}
+
+// Request is one that the page sent.
+type Request struct {
+	Method, Path string
+	Header       map[string]string // names in lower case
 }
 
 // Start starts a browser for a site, such as http://127.0.0.1:8080.
@@ -66,7 +72,7 @@ func Start(t testing.TB, site string) *Browser {
 	}
 	alloc, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, end := chromedp.NewContext(alloc)
-	b := &Browser{t: t, ctx: ctx, host: u.Host, requests: map[string]int{}}
+	b := &Browser{t: t, ctx: ctx, host: u.Host}
 	t.Cleanup(func() {
 		end()
 		stop() // waits for the process
@@ -105,7 +111,11 @@ func (b *Browser) heard(ev any) {
 			return
 		}
 		b.mu.Lock()
-		b.requests[u.Path]++
+		r := Request{e.Request.Method, u.Path, map[string]string{}}
+		for k, v := range e.Request.Headers {
+			r.Header[strings.ToLower(k)] = fmt.Sprint(v)
+		}
+		b.requests = append(b.requests, r)
 		b.mu.Unlock()
 	}
 }
@@ -128,11 +138,16 @@ func (b *Browser) Excuse(text string) {
 	b.excused = append(b.excused, text)
 }
 
-// Requests tells how often a path was asked for.
-func (b *Browser) Requests(path string) int {
+// Requests lists what was sent with a method to a path, or below it.
+func (b *Browser) Requests(method, path string) (found []Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.requests[path]
+	for _, r := range b.requests {
+		if r.Method == method && strings.HasPrefix(r.Path, path) {
+			found = append(found, r)
+		}
+	}
+	return found
 }
 
 // do runs actions, which must succeed in time.

@@ -111,7 +111,6 @@ func (p *pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case !isAsset:
 		w.Header().Set("Content-Security-Policy", policy)
-		w.Header().Add("Vary", "Accept")
 		if r.URL.Path == Status {
 			p.status.serve(w, r)
 		} else {

@@ -1,11 +1,12 @@
 // What changes beneath a directory, as the daemon tells it.
-import { base, type Change } from "./api";
+import { base, stat, type Change } from "./api";
 
 /**
  * watch calls back some time after changes in a directory itself: at once after
  * the first one, then at most every second. It listens while the page is seen:
  * a browser has six connections to a daemon, for all its tabs together, and looks
- * anew when it is seen again. It returns what ends it.
+ * anew when it is seen again. What others change by other ways, the daemon may not
+ * tell of: so the directory's own time is looked at now and then. It returns what ends it.
  */
 export function watch(dir: string, changed: () => void): () => void {
   let source: EventSource | undefined;
@@ -50,9 +51,19 @@ export function watch(dir: string, changed: () => void): () => void {
     open();
     soon();
   };
+  let modified: string | undefined;
+  const glance = async () => {
+    if (document.hidden) return;
+    const now = (await stat(dir).catch(() => undefined))?.modified;
+    if (modified !== undefined && now !== undefined && now !== modified) soon();
+    modified = now ?? modified;
+  };
   open();
+  void glance();
+  const glances = setInterval(() => void glance(), 8_000);
   document.addEventListener("visibilitychange", seen);
   return () => {
+    clearInterval(glances);
     document.removeEventListener("visibilitychange", seen);
     clearTimeout(timer);
     close();

@@ -88,10 +88,10 @@ function Nodes({ nodes }: { nodes: Node[] }) {
           {nodes.map((n) => (
             <tr key={n.id}>
               <th scope="row">
-                {n.host || n.addr} <span class="small">{n.host ? n.addr : n.id}</span>
+                {n.addr} <span class="small">{n.id}</span>
               </th>
               <td>
-                <State good={n.state === "alive" || n.state === "up" || n.state === "whole" || n.state === "active"} text={n.state} />
+                <State good={n.state === "alive"} text={n.state} />
               </td>
               <td>
                 <Meter used={n.used_bytes} all={n.capacity_bytes} label={`Space of ${n.addr}`} /> {bytes(n.used_bytes)} of {bytes(n.capacity_bytes)}

@@ -1,7 +1,7 @@
 // Uploads by the tus protocol (tus.io, 1.0.0): the file's bytes go in one request,
 // and after an interruption in another one, from where the daemon says that it
 // stands. An upload that this browser began is found again by the same file.
-import { base, Refusal } from "./api";
+import { base, Refusal, stat } from "./api";
 import { read, write } from "./settings";
 
 export type State = "waiting" | "sending" | "paused" | "retrying" | "done" | "failed";
@@ -163,6 +163,19 @@ async function failure(r: Response): Promise<Refusal> {
   }
 }
 
+/**
+ * arrived tells whether a file that the daemon knows no upload of any more is there
+ * as a whole: the answer to its last byte was lost. It has the time that it was sent with.
+ */
+async function arrived(u: Upload): Promise<boolean> {
+  try {
+    const there = await stat(u.path);
+    return there.size === u.file.size && Math.abs(Date.parse(there.modified) - u.file.lastModified) < 1000;
+  } catch {
+    return false;
+  }
+}
+
 /** findOrBegin finds the daemon's side of an upload, and how far it is; or begins one. */
 async function findOrBegin(u: Upload, signal: AbortSignal): Promise<string> {
   const begun = read(keyOf(u));
@@ -175,6 +188,10 @@ async function findOrBegin(u: Upload, signal: AbortSignal): Promise<string> {
     }
     if (r.status !== 404 && r.status !== 410) throw new Refusal(r.status, "", `the server answered ${r.status}`, Number(r.headers.get("Retry-After")) || 0);
     forget(u);
+    if (await arrived(u)) {
+      u.sent = u.file.size;
+      return begun;
+    }
   }
   const about = [`path ${encoded(u.path)}`, `modified ${encoded(new Date(u.file.lastModified).toISOString())}`];
   if (overwriting.has(u)) about.push(`overwrite ${encoded("true")}`);
