@@ -38,7 +38,11 @@ type site struct {
 
 func start(t *testing.T) *site {
 	t.Helper()
-	c := e2e.Start(t, e2e.Options{NoHTTP: true})
+	return startWith(t, e2e.Start(t, e2e.Options{NoHTTP: true}), "--anonymous", "write")
+}
+
+func startWith(t *testing.T, c *e2e.Cluster, flags ...string) *site {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +54,7 @@ func start(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(e2e.Program("httpd"), "--dir", c.Dir, "--listen", addr, "--anonymous", "write")
+	cmd := exec.Command(e2e.Program("httpd"), append([]string{"--dir", c.Dir, "--listen", addr}, flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -98,8 +102,8 @@ func (s *site) film(name string, seconds int, output ...string) {
 		s.t.Fatal(err)
 	}
 	args := []string{"-nostdin", "-y", "-loglevel", "error", "-f", "lavfi", "-i", fmt.Sprintf("testsrc2=size=320x180:rate=10:duration=%d", seconds),
-		"-f", "lavfi", "-i", fmt.Sprintf("sine=frequency=440:duration=%d", seconds), "-g", "10", "-pix_fmt", "yuv420p"}
-	if r := e2e.Exec(time.Minute, "ffmpeg", append(append(args, output...), s.path(name))...); r.Code != 0 {
+		"-f", "lavfi", "-i", fmt.Sprintf("sine=frequency=440:duration=%d", seconds)}
+	if r := e2e.Exec(time.Minute, "ffmpeg", append(append(args, output...), "-g", "10", "-pix_fmt", "yuv420p", s.path(name))...); r.Code != 0 {
 		s.t.Fatalf("ffmpeg (apt-get install ffmpeg): %v", r)
 	}
 }
@@ -121,17 +125,20 @@ func (s *site) plays(behind float64) {
 func TestWatch(t *testing.T) {
 	s := start(t)
 	s.film("films/one.mp4", 80, "-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac", "-movflags", "+faststart")
-	s.film("films/two.webm", 80, "-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-c:a", "libopus")
+	s.film("films/two.webm", 30, "-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-c:a", "libopus")
+	s.write("multi.srt", []byte("1\n00:00:00,000 --> 00:00:40,000\nFrom within\n"))
+	s.film("films/multi.mkv", 40, "-i", s.path("multi.srt"), "-map", "0:v", "-map", "1:a", "-map", "1:a", "-map", "2:s", "-metadata:s:a:0", "language=eng",
+		"-metadata:s:a:1", "language=fra", "-metadata:s:s:0", "language=deu", "-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac", "-c:s", "srt")
 	s.film("films/old.avi", 40, "-c:v", "mpeg4", "-c:a", "mp2")
 	s.write("films/one.en.srt", []byte("1\n00:00:00,000 --> 00:01:20,000\nHello there\n"))
-	s.write("films/poster.jpg", nil)
+	s.film("films/poster.jpg", 1, "-frames:v", "1", "-update", "1")
 	s.Open("/")
-	s.rows("films")
+	s.rows("films", "multi.srt")
 	s.Click("[role=row] a[title=films]")
-	s.rows("old.avi", "one.en.srt", "one.mp4", "poster.jpg", "two.webm")
+	s.rows("multi.mkv", "old.avi", "one.en.srt", "one.mp4", "poster.jpg", "two.webm")
 	s.Click("[role=columnheader].size button") // the largest first
 	s.Until("document.querySelector('[role=columnheader].size').getAttribute('aria-sort') === 'descending'")
-	s.Until("document.querySelector('.space [data-index=\"4\"]').dataset.name === 'poster.jpg'")
+	s.Until("document.querySelector('.space [data-index=\"5\"]').dataset.name === 'one.en.srt'")
 	s.Click("[role=columnheader].name button")
 	s.Type("#search", "ONE mp")
 	s.rows("one.mp4")
@@ -139,6 +146,7 @@ func TestWatch(t *testing.T) {
 	s.plays(0.3)
 	s.Press("7") // seven tenths
 	s.plays(56.3)
+	s.Press("k") // a film that stands has its controls
 	s.Click("[aria-label=Subtitles]")
 	s.Click("[role=menu] [role=menuitemradio]:nth-child(2)")
 	s.Until("document.querySelector('video').textTracks[0]?.activeCues?.[0]?.text === 'Hello there'")
@@ -150,7 +158,7 @@ func TestWatch(t *testing.T) {
 	s.Until("document.querySelector('video')?.readyState > 2")
 	s.Press("k")
 	s.Press("5")
-	s.plays(40.3)
+	s.plays(15.3)
 	s.Open("/films/?view=old.avi")
 	s.Sees("converted by the server")
 	s.Until("document.querySelector('video')?.readyState > 2")
@@ -158,6 +166,25 @@ func TestWatch(t *testing.T) {
 	s.Press("5")
 	s.plays(20.3)
 	s.Shot("e2e-converted")
+	s.Open("/films/?view=multi.mkv")
+	s.Until("document.querySelector('video')?.readyState > 2")
+	s.Press("k")
+	s.plays(0.3)
+	s.Press("k")
+	s.Click("[aria-label=Subtitles]")
+	s.Click("[role=menu] [role=menuitemradio]:nth-child(2)")
+	s.Until("document.querySelector('video').textTracks[0]?.activeCues?.[0]?.text === 'From within'")
+	s.Click("[aria-label='Audio track']")
+	s.Until("document.querySelector('[role=menu]').innerText.includes('French')")
+	s.Shot("e2e-audio")
+	s.Click("[role=menu] [role=menuitemradio]:nth-child(2)")
+	s.Sees("converted by the server")
+	s.plays(0.5)
+	s.Sees("0:40") // its whole length
+	s.Open("/films/")
+	s.Click("[aria-label='Show pictures']")
+	s.Until("document.querySelectorAll('.tile img').length === 5 && [...document.querySelectorAll('.tile img')].every(i => i.naturalWidth > 0)")
+	s.Shot("e2e-tiles")
 }
 
 // Whoever may changes files, and what was deleted comes back; what others do is
@@ -273,6 +300,40 @@ func noise(t *testing.T, name string, size int64) []byte {
 		t.Fatal(err)
 	}
 	return h.Sum(nil)
+}
+
+// Who may only look signs in to change, and out again.
+func TestLogin(t *testing.T) {
+	c := e2e.Start(t, e2e.Options{NoHTTP: true})
+	users := filepath.Join(c.Base, "users")
+	r := exec.Command(e2e.Program("tnv"), "passwd", users, "ann")
+	r.Stdin = strings.NewReader("secret words\nsecret words\n")
+	if out, err := r.CombinedOutput(); err != nil {
+		t.Fatalf("tnv passwd: %v\n%s", err, out)
+	}
+	rules := filepath.Join(c.Base, "rules")
+	if err := os.WriteFile(rules, []byte("ann write /\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := startWith(t, c, "--users", users, "--access", rules, "--anonymous", "read")
+	s.write("a.bin", []byte("first"))
+	s.Open("/")
+	s.rows("a.bin")
+	if browser.Eval[bool](s.Browser, "!!document.querySelector('#upload-files + *, .tools .primary')") {
+		t.Error("who may only look is offered to upload")
+	}
+	s.Excuse("401")
+	s.Click("[aria-label='Sign in']")
+	s.Type("[name=user]", "ann")
+	s.Type("[name=password]", "guess")
+	s.Press(kb.Enter)
+	s.Sees("do not match")
+	s.Type("[name=password]", kb.Backspace+kb.Backspace+kb.Backspace+kb.Backspace+kb.Backspace+"secret words")
+	s.Press(kb.Enter)
+	s.Until("document.querySelector('.tools .primary')")
+	s.Click("[aria-label='Signed in as ann']")
+	s.Click("[role=menuitem]")
+	s.Until("document.querySelector('[aria-label=\"Sign in\"]') && !document.querySelector('.tools .primary')")
 }
 
 // Browsers get the page, programs what they always got.

@@ -64,9 +64,12 @@ func TestPlayer(t *testing.T) {
 	}
 	b.Press("6") // six tenths
 	b.Until("document.querySelector('video').currentTime > 48.3")
+	b.Press("k") // a film that stands has its controls
 	b.Click("[aria-label=Subtitles]")
 	b.Click("[role=menu] [role=menuitemradio]:nth-child(2)")
 	b.Until("document.querySelector('video').textTracks[0]?.activeCues?.[0]?.text === 'Hello there'")
+	b.Until("document.querySelector('video').textTracks[0].activeCues[0].line === -4") // above the controls
+	time.Sleep(300 * time.Millisecond)                                                 // for the picture's sake
 	b.Shot("player")
 	b.Press(kb.Escape)
 	b.Until("!document.querySelector('video') && location.search === ''")
@@ -77,6 +80,24 @@ func TestPlayer(t *testing.T) {
 	b.Shot("resumed")
 	b.Press("N")
 	b.Until("location.search === '?view=two.mp4' && document.querySelector('video')?.currentTime < 20 && document.querySelector('video').readyState >= 2")
+}
+
+// Music goes on with the next piece by itself.
+func TestMusic(t *testing.T) {
+	f := newFake(t)
+	piece := film(t, "piece.mp3", 1, "-vn")
+	for _, name := range []string{"01 one.mp3", "02 two.mp3", "03 three.mp3"} {
+		f.file("/album/"+name, piece)
+		f.media["/album/"+name] = map[string]any{"path": "/album/" + name, "state": "ready", "duration": 1, "title": "Piece " + name[:2], "artist": "The Players", "album": "Tests"}
+	}
+	b := browser.Start(t, f.URL)
+	b.Open("/album/")
+	b.Click("[role=row] a[title='01 one.mp3']")
+	b.Sees("Piece 01")
+	b.Sees("The Players · Tests")
+	b.Sees("Piece 03")
+	b.Shot("music")
+	b.Until("document.querySelector('video').ended")
 }
 
 // What the browser cannot play, the daemon converts; HLS plays by hls.js.
@@ -238,10 +259,25 @@ func TestUpload(t *testing.T) {
 	b.Excuse("409")
 	b.Choose("#upload-files", local)
 	b.Sees("there is a file of that name")
+	b.Shot("taken")
 	b.Click(".uploads button.text") // Replace
 	b.Until("document.querySelector('.uploads [data-state=done]')")
 	if got, _ := os.ReadFile(filepath.Join(f.dir, "taken.bin")); string(got) != "new bytes" {
 		t.Errorf("the file is %q", got)
+	}
+	drop := `(type => {
+		const data = new DataTransfer();
+		data.items.add(new File(["dropped"], "dropped.txt"));
+		document.body.dispatchEvent(new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}));
+		return true;
+	})`
+	browser.Eval[bool](b, drop+`("dragenter")`)
+	b.Sees("Drop files to upload them here")
+	b.Shot("drop")
+	browser.Eval[bool](b, drop+`("drop")`)
+	b.Until("[...document.querySelectorAll('.space [data-index]')].some(r => r.dataset.name === 'dropped.txt')")
+	if got, _ := os.ReadFile(filepath.Join(f.dir, "dropped.txt")); string(got) != "dropped" {
+		t.Errorf("the dropped file is %q", got)
 	}
 }
 

@@ -1,4 +1,5 @@
 // One entry: as a line of the list, or as a tile.
+import { useState } from "preact/hooks";
 import { type Entry, type Media } from "./api";
 import { bytes, clock, count, date, fullDate } from "./format";
 import { Icon } from "./icons";
@@ -47,6 +48,13 @@ function Progress({ path }: { path: string }) {
       <span style={{ width: `${part * 100}%` }} />
     </span>
   ) : null;
+}
+
+/** Face is an entry's picture, or its icon where there is none or it cannot be shown. */
+function Face({ e, pic, size }: { e: Entry; pic: string | undefined; size: number }) {
+  const [bad, set] = useState<string | undefined>();
+  if (!pic || pic === bad) return <Icon name={kindIcon(e)} size={size} />;
+  return <img src={pic} alt="" loading="lazy" decoding="async" onError={() => set(pic)} />;
 }
 
 /** common is what lines and tiles do alike. */
@@ -116,7 +124,7 @@ export function Line(p: Props) {
         <Check p={p} e={e} />
       </div>
       <div role="gridcell" class="name">
-        <span class={`face ${e.kind}`}>{pic ? <img src={pic} alt="" loading="lazy" decoding="async" /> : <Icon name={kindIcon(e)} size={22} />}</span>
+        <span class={`face ${e.kind}`}><Face e={e} pic={pic} size={22} /></span>
         <span class="words">
           <a href={hrefOfEntry(dir, e)} tabIndex={-1} title={e.name}>
             {e.name}
@@ -162,7 +170,7 @@ export function Tile(p: Props) {
   return (
     <div role="gridcell" class={`tile${p.selected ? " selected" : ""}${p.selecting ? " selecting" : ""}`} {...common(p)} data-name={e.name}>
       <span class={`face ${e.kind}`}>
-        {pic ? <img src={pic} alt="" loading="lazy" decoding="async" /> : <Icon name={kindIcon(e)} size={40} />}
+        <Face e={e} pic={pic} size={40} />
         {m?.duration ? <span class="badge">{clock(m.duration)}</span> : null}
         <Progress path={path} />
       </span>
