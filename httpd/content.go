@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -80,29 +79,6 @@ func cacheControl(p string, at *tnv.Attr) string {
 		}
 	}
 	return "no-cache"
-}
-
-// checkRange removes a Range header that is to be ignored, and refuses one that
-// asks for too much: false.
-func (h *handler) checkRange(w *recorder, r *http.Request, modified time.Time, size int64) bool {
-	rng := r.Header.Get("Range")
-	if rng == "" {
-		return true
-	}
-	cond := r.Header.Get("If-Range")
-	byDate := cond != "" && !strings.HasPrefix(cond, `"`) && !strings.HasPrefix(cond, "W/")
-	switch {
-	case !strings.HasPrefix(rng, "bytes="), // RFC 9110, 14.2: a unit that is not understood
-		len(r.Header.Values("Range")) > 1,
-		byDate && time.Since(modified) < strongAfter:
-		r.Header.Del("Range")
-	case strings.Count(rng, ",") >= maxRanges:
-		w.Header().Del("ETag")
-		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
-		h.refuse(w, http.StatusRequestedRangeNotSatisfiable, fmt.Sprintf("at most %d ranges are answered at once", maxRanges))
-		return false
-	}
-	return true
 }
 
 // finish cuts the connection if the answer was not sent as its headers promise:

@@ -32,25 +32,34 @@ func (h *handler) serveDAV(w *recorder, r *http.Request, p string, dir bool) {
 		h.denied(w, r)
 		return
 	}
-	d := &davFS{h: h, w: w, r: r, path: p, attrs: map[string]tnv.Attr{}}
+	d := &davFS{h: h, w: w, r: r, path: p, attrs: map[string]tnv.Attr{}, tokens: namedTokens(r)}
 	if !h.davRequest(w, r, d, dir) {
 		h.closeUnread(w, r)
 		return
 	}
 	src := h.body(w, r)
-	if r.Method != http.MethodPut && r.Body != http.NoBody {
+	if r.Method == http.MethodPut {
+		d.body, r.Body = src, src
+	} else {
 		b, err := io.ReadAll(io.LimitReader(src, maxXML+1))
 		if err != nil || len(b) > maxXML {
 			h.closeUnread(w, r)
 			h.refuse(w, http.StatusRequestEntityTooLarge, "a description has at most 64 KiB")
 			return
 		}
-		d.dead = wantsDead(b)
+		if !d.describe(b) {
+			h.refuse(w, http.StatusBadRequest, "the description is no XML with namespaces")
+			return
+		}
+		switch r.Method {
+		case "LOCK":
+			d.lock(b)
+			return
+		case "UNLOCK":
+			d.unlock()
+			return
+		}
 		r.Body = io.NopCloser(bytes.NewReader(b))
-	} else {
-		d.dead = true
-		d.body = src
-		r.Body = src
 	}
 	inner := &webdav.Handler{FileSystem: d, LockSystem: &davView{h.dav, d}}
 	inner.ServeHTTP(&davWriter{recorder: w, d: d}, r)
@@ -122,21 +131,37 @@ func (h *handler) davDestination(w *recorder, r *http.Request, d *davFS) bool {
 	return true
 }
 
-// wantsDead tells whether a description names properties that are not the
-// protocol's own, or does not say which are wanted: only then are those that
-// clients set looked up.
-func wantsDead(b []byte) bool {
+// describe looks at what is described. Properties that clients set are looked up only
+// where some are named that are not the protocol's own, or it is not said which are
+// wanted; likewise locks. False: it is not well-formed (that includes a prefix for no
+// namespace, which package xml lets pass).
+func (d *davFS) describe(b []byte) bool {
 	if len(bytes.TrimSpace(b)) == 0 {
+		d.dead, d.locks = true, d.r.Method == "PROPFIND"
 		return true
 	}
-	d := xml.NewDecoder(bytes.NewReader(b))
+	x := xml.NewDecoder(bytes.NewReader(b))
 	for {
-		t, err := d.Token()
+		t, err := x.Token()
 		if err != nil {
-			return err != io.EOF
+			return err == io.EOF
 		}
-		if e, ok := t.(xml.StartElement); ok && (e.Name.Space != "DAV:" || e.Name.Local == "allprop" || e.Name.Local == "propname" || e.Name.Local == "propertyupdate") {
-			return true
+		e, ok := t.(xml.StartElement)
+		if !ok {
+			continue
+		}
+		for _, a := range e.Attr {
+			if a.Name.Space == "xmlns" && a.Value == "" {
+				return false
+			}
+		}
+		switch {
+		case e.Name.Space != "DAV:" || e.Name.Local == "propertyupdate":
+			d.dead = true
+		case e.Name.Local == "allprop" || e.Name.Local == "propname":
+			d.dead, d.locks = true, true
+		case e.Name.Local == "lockdiscovery" || e.Name.Local == "supportedlock":
+			d.locks = true
 		}
 	}
 }
@@ -153,6 +178,8 @@ func (w *davWriter) WriteHeader(status int) {
 	switch {
 	case status == http.StatusCreated && d.replaced:
 		status = http.StatusNoContent
+	case status == http.StatusPreconditionFailed && d.locked:
+		status = http.StatusLocked
 	case status >= 400 && d.body != nil && d.body.err != nil:
 		status = http.StatusBadRequest
 	case status >= 400 && d.err != nil:
@@ -175,6 +202,8 @@ func davStatus(status int, k tnv.Kind) int {
 	switch k {
 	case tnv.KindNotExist, tnv.KindNotDir, tnv.KindStale, tnv.KindExist, tnv.KindOther:
 		return status
+	case tnv.KindWouldBlock:
+		return http.StatusLocked
 	case tnv.KindIsDir:
 		return http.StatusMethodNotAllowed
 	}
@@ -189,7 +218,10 @@ type davFS struct {
 	path     string
 	was      *tnv.Attr // what is at path; nil: nothing
 	body     *body     // of PUT
+	tokens   []string  // locks that the client names
+	locked   bool      // one that it does not name is in the way
 	dead     bool      // properties that clients set are of interest
+	locks    bool      // those that tell of locks are
 	replaced bool      // PUT replaced a file
 	err      error     // the last that went wrong
 	attrs    map[string]tnv.Attr
@@ -264,12 +296,35 @@ func (d *davFS) Mkdir(ctx context.Context, name string, _ os.FileMode) error {
 func (d *davFS) RemoveAll(ctx context.Context, name string) error {
 	p, err := d.clean(name, true)
 	if err == nil {
+		err = d.mayGo(ctx, p)
+	}
+	if err == nil {
 		_, err = d.h.discard(ctx, p, d.w.who.User)
 	}
 	if err == nil && d.r.Method == "DELETE" {
 		d.h.dav.removed(p)
 	}
 	return d.fail("remove", name, err)
+}
+
+// mayGo checks that nothing in a tree that is to go is locked by others.
+func (d *davFS) mayGo(ctx context.Context, p string) error {
+	if !d.h.dav.open(p, true, d.tokens) {
+		return tnv.E(p, tnv.KindWouldBlock, "something in it is locked")
+	}
+	if list, _ := d.h.dav.of(p); len(list) > 0 {
+		return nil // its own
+	}
+	return d.h.dav.foreign(ctx, p)
+}
+
+// tag is the entity tag of what is at a path, "" if nothing is.
+func (d *davFS) tag(p string) string {
+	at, err := d.stat(d.r.Context(), p)
+	if err != nil || p == "" {
+		return ""
+	}
+	return etag(&at)
 }
 
 // Rename implements webdav.FileSystem. The package has removed what was there.
@@ -279,6 +334,9 @@ func (d *davFS) Rename(ctx context.Context, from, to string) error {
 		return d.fail("rename", from, err)
 	}
 	q, err := d.clean(to, true)
+	if err == nil {
+		err = d.mayGo(ctx, p)
+	}
 	if err == nil {
 		err = d.h.tree.move(ctx, p, q, protocol.RenameNoReplace)
 	}

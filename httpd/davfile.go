@@ -1,7 +1,6 @@
 package httpd
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"encoding/xml"
@@ -253,18 +252,21 @@ type deadProp struct {
 
 // DeadProps implements webdav.DeadPropsHolder.
 func (f *davFile) DeadProps() (map[xml.Name]webdav.Property, error) {
+	out := map[xml.Name]webdav.Property{}
+	if f.d.locks {
+		f.d.lockProps(f.path, out)
+	}
 	if !f.d.dead || f.draft != nil {
-		return nil, nil
+		return out, nil
 	}
 	b, err := f.d.h.src.GetXattr(f.ctx, f.d.h.cred, f.at.Ino, deadXattr)
 	if err != nil || b == nil {
-		return nil, f.d.fail("read properties", f.path, err)
+		return out, f.d.fail("read properties", f.path, err)
 	}
 	var list []deadProp
 	if err := json.Unmarshal(b, &list); err != nil {
 		return nil, f.d.fail("read properties", f.path, tnv.E(f.path, tnv.KindCorrupt, "attribute %s", deadXattr))
 	}
-	out := map[xml.Name]webdav.Property{}
 	for _, p := range list {
 		n := xml.Name{Space: p.Space, Local: p.Local}
 		out[n] = webdav.Property{XMLName: n, Lang: p.Lang, InnerXML: p.Inner}
@@ -278,9 +280,7 @@ func (f *davFile) Patch(patches []webdav.Proppatch) ([]webdav.Propstat, error) {
 	if err != nil {
 		return nil, err
 	}
-	if have == nil {
-		have = map[xml.Name]webdav.Property{}
-	}
+	before := len(have)
 	stat := webdav.Propstat{Status: http.StatusOK}
 	for _, patch := range patches {
 		for _, p := range patch.Props {
@@ -292,6 +292,17 @@ func (f *davFile) Patch(patches []webdav.Proppatch) ([]webdav.Propstat, error) {
 			}
 		}
 	}
+	if before == 0 && len(have) == 0 {
+		return []webdav.Propstat{stat}, nil
+	}
+	ino := f.at.Ino
+	if f.draft != nil {
+		at, err := f.draft.w.Attr(f.ctx)
+		if err != nil {
+			return nil, f.d.fail("set properties", f.path, err)
+		}
+		ino = at.Ino
+	}
 	list := []deadProp{}
 	for _, p := range have {
 		list = append(list, deadProp{p.XMLName.Space, p.XMLName.Local, p.Lang, p.InnerXML})
@@ -302,7 +313,7 @@ func (f *davFile) Patch(patches []webdav.Proppatch) ([]webdav.Propstat, error) {
 		return []webdav.Propstat{stat}, nil
 	}
 	if err == nil {
-		err = f.d.h.src.SetXattr(f.ctx, f.d.h.cred, protocol.SetXattr{Ino: f.at.Ino, Name: deadXattr, Value: bytes.Clone(b)})
+		err = f.d.h.src.SetXattr(f.ctx, f.d.h.cred, protocol.SetXattr{Ino: ino, Name: deadXattr, Value: b})
 	}
 	if err != nil {
 		return nil, f.d.fail("set properties", f.path, err)

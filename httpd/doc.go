@@ -8,15 +8,15 @@
 // readers do, memory stays bounded: connections, buffers, ranges per request,
 // headers and listings are limited.
 //
-// GET, HEAD and OPTIONS are answered; all else is 405. A directory without a
-// slash at its end redirects to one with it, and answers with a plain listing.
-// Symbolic links are followed within the volume. Devices, pipes and sockets are
-// 403. While the cluster does not answer, requests are 503 with Retry-After.
+// Whoever asks gets what his role at the path gives him (package access); what he may
+// not see is as if it were not there. A change is whole or not there: a file that is
+// received gets its name when it is complete, what is deleted can be put back for a
+// while. Volumes can be changed as WebDAV and by the JSON interface of docs/openapi.yaml.
 //
-// The daemon's own pages are below /.tnv/: healthz, and status as JSON.
+// A directory without a slash at its end redirects to one with it, and answers with
+// a page or a plain listing. Symbolic links are followed within the volume. Devices,
+// pipes and sockets are 403. While the cluster does not answer, requests are 503 with
+// Retry-After. The daemon's own pages are below /.tnv/.
 //
-// The way of a request: handler.go takes the path apart (path.go) and resolves it
-// in one round trip; content.go opens the file and hands it to
-// http.ServeContent, which knows conditions and ranges, with a writer that moves
-// large pieces; listing.go writes a directory's page.
+// The way of a request is told in docs/ARCHITECTURE.md.
 package httpd

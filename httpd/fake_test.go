@@ -60,6 +60,7 @@ func (f *fake) addLocked(p string, mode uint32, data []byte) *node {
 	n := &node{data: data, name: path.Base(p), attr: tnv.Attr{Ino: f.last, Mode: mode, Size: uint64(len(data)), Data: 7, Nlink: 1,
 		Mtime: time.Date(2024, 5, 6, 7, 8, 9, 10, time.UTC).UnixNano()}}
 	f.nodes[p], f.inos[n.attr.Ino] = n, n
+	f.touchLocked(p)
 	return n
 }
 
@@ -101,7 +102,7 @@ func (f *fake) ReadDir(_ context.Context, _ tnv.Cred, req protocol.ReadDir) (rep
 	slices.SortFunc(kids, func(a, b *node) int { return int(a.attr.Ino) - int(b.attr.Ino) })
 	rep.End = len(kids) <= int(req.Limit)
 	for _, k := range kids[:min(len(kids), int(req.Limit))] {
-		rep.Entries = append(rep.Entries, tnv.Dirent{Name: k.name, Ino: k.attr.Ino, Cookie: uint64(k.attr.Ino)})
+		rep.Entries = append(rep.Entries, tnv.Dirent{Name: k.name, Ino: k.attr.Ino, Type: k.attr.Type(), Cookie: uint64(k.attr.Ino)})
 		rep.Attrs = append(rep.Attrs, k.attr)
 	}
 	return rep, nil
@@ -184,9 +185,7 @@ func start(t testing.TB, f *fake, cred tnv.Cred) (*httptest.Server, *handler) {
 }
 
 func startWith(t testing.TB, f *fake, cred tnv.Cred, o options) (*httptest.Server, *handler) {
-	l := logrus.New()
-	l.SetOutput(io.Discard)
-	h := newHandler(f, cred, "media", 256<<20, logrus.NewEntry(l), newMetrics(nil), o)
+	h := newHandler(f, cred, "media", 256<<20, quietLog(), newMetrics(nil), o)
 	srv := httptest.NewUnstartedServer(nil)
 	srv.Config = newServer(h, silent(), false)
 	srv.Listener = newLimitListener(srv.Listener, maxConns, func(int) {})
@@ -201,6 +200,12 @@ func startWith(t testing.TB, f *fake, cred tnv.Cred, o options) (*httptest.Serve
 		}
 	})
 	return srv, h
+}
+
+func quietLog() *logrus.Entry {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return logrus.NewEntry(l)
 }
 
 // noise is pseudo-random data.

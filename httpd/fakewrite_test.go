@@ -50,6 +50,23 @@ func (f *fake) Lookup(_ context.Context, _ tnv.Cred, parent tnv.Ino, name string
 	return n.attr, nil
 }
 
+func (f *fake) GetAttr(_ context.Context, _ tnv.Cred, ino tnv.Ino) (tnv.Attr, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := f.inos[ino]
+	if n == nil || f.down != nil {
+		return tnv.Attr{}, tnv.E("getattr", tnv.KindStale, "")
+	}
+	return n.attr, nil
+}
+
+// touchLocked notes that a directory's entries have changed.
+func (f *fake) touchLocked(p string) {
+	if d := f.nodes[path.Dir(p)]; d != nil {
+		d.attr.Data++
+	}
+}
+
 func (f *fake) makeLocked(parent tnv.Ino, name string, mode uint32) (*node, error) {
 	p, n, err := f.at(parent, name)
 	if err != nil {
@@ -114,6 +131,8 @@ func (f *fake) Move(_ context.Context, _ tnv.Cred, req protocol.Rename) error {
 	if old != nil {
 		old.attr.Nlink = 0
 	}
+	f.touchLocked(from)
+	f.touchLocked(to)
 	for p, x := range f.nodes {
 		if p == from || strings.HasPrefix(p, from+"/") {
 			delete(f.nodes, p)
@@ -141,6 +160,7 @@ func (f *fake) Remove(_ context.Context, _ tnv.Cred, parent tnv.Ino, name string
 		}
 	}
 	delete(f.nodes, p)
+	f.touchLocked(p)
 	n.attr.Nlink = 0
 	return nil
 }

@@ -51,8 +51,11 @@ func newFeed() *feed {
 	return &feed{boot: strconv.FormatInt(time.Now().UnixNano(), 36), first: 1, more: make(chan struct{})}
 }
 
-// tell adds a change.
-func (h *handler) tell(c change) { h.feed.add(c) }
+// tell tells of a change that this daemon has made.
+func (h *handler) tell(c change) {
+	h.watcher.told(&c)
+	h.feed.add(c)
+}
 
 func (f *feed) add(c change) {
 	f.mu.Lock()
@@ -125,6 +128,9 @@ func (h *handler) events(w *recorder, r *http.Request) {
 		return
 	}
 	defer h.feed.leave()
+	if r.Method != http.MethodHead {
+		defer h.watcher.listen(p)()
+	}
 	at := h.feed.end()
 	seen := r.Header.Get("Last-Event-ID")
 	if seen == "" {

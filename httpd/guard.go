@@ -2,6 +2,7 @@ package httpd
 
 import (
 	"errors"
+	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -184,7 +185,7 @@ const bodyLimit = time.Minute
 
 // body is a request's body, each piece of which has a deadline.
 type body struct {
-	r   *http.Request
+	src io.ReadCloser
 	rc  *http.ResponseController
 	h   *handler
 	n   int64
@@ -192,21 +193,21 @@ type body struct {
 }
 
 func (h *handler) body(w *recorder, r *http.Request) *body {
-	return &body{r: r, rc: http.NewResponseController(w.ResponseWriter), h: h}
+	return &body{src: r.Body, rc: http.NewResponseController(w.ResponseWriter), h: h}
 }
 
 // Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {
 	b.rc.SetReadDeadline(time.Now().Add(bodyLimit))
 	b.rc.SetWriteDeadline(time.Now().Add(bodyLimit + answerLimit))
-	n, err := b.r.Body.Read(p)
+	n, err := b.src.Read(p)
 	b.n += int64(n)
 	b.h.traffic.received(n)
-	if err != nil && err.Error() != "EOF" {
+	if err != nil && err != io.EOF {
 		b.err = err
 	}
 	return n, err
 }
 
 // Close implements io.Closer.
-func (b *body) Close() error { return b.r.Body.Close() }
+func (b *body) Close() error { return b.src.Close() }

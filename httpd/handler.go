@@ -39,6 +39,7 @@ type handler struct {
 	dav        *davLocks
 	feed       *feed
 	limits     *limits
+	watcher    *watcher
 	media      *media
 	hls        *hls
 	followers  atomic.Int64
@@ -125,6 +126,7 @@ func newHandler(src source, cred tnv.Cred, volume string, memory int64, log *log
 		listings: make(chan struct{}, maxListings), searches: make(chan struct{}, maxSearches), views: memory / viewShare / viewBytes,
 		lookups: newLookups(life, src, cred), files: newOpenFiles(src), snapshots: newSnapshots(), uploads: newUploads(),
 		feed: newFeed(), traffic: newTraffic(), cross: http.NewCrossOriginProtection(), life: life, end: end}
+	h.watcher = newWatcher(h)
 	h.limits = newLimits(h.perViewer, h.inAll)
 	h.dav, h.media, h.hls = newDAVLocks(h), newMedia(h), newHLS(h)
 	return h

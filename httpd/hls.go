@@ -384,7 +384,7 @@ func (s *hls) encode(x *hlsSession, n int) (*encoder, error) {
 	}
 	args := append([]string{"-nostdin", "-v", "error", "-ss", from}, inputArgs(x.input)...)
 	args = append(args, "-map", "0:v:0", "-map", audio, "-sn", "-dn",
-		"-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-maxrate", "8M", "-bufsize", "16M", "-pix_fmt", "yuv420p",
+		"-fps_mode", "vfr", "-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-maxrate", "8M", "-bufsize", "16M", "-pix_fmt", "yuv420p",
 		"-vf", fmt.Sprintf("scale=-2:'min(%d,ih)'", hlsHeight), "-force_key_frames", fmt.Sprintf("expr:gte(t,n_forced*%d)", segmentTime),
 		"-c:a", "aac", "-ac", "2", "-b:a", "160k", "-output_ts_offset", from, "-muxdelay", "0",
 		"-f", "segment", "-segment_time", strconv.Itoa(segmentTime), "-segment_format", "mpegts", "-segment_start_number", strconv.Itoa(n),

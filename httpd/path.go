@@ -62,8 +62,6 @@ func own(p string) bool { return p == ownPrefix || strings.HasPrefix(p, ownPrefi
 // link writes a path of the volume as a URL's path.
 func link(p string) string { return (&url.URL{Path: p}).EscapedPath() }
 
-// hiddenName tells whether a name is shown only to those who may write, as ls does.
-func hiddenName(name string) bool { return strings.HasPrefix(name, ".") }
-
-// hiddenPath tells whether a name on the way is hidden.
+// hiddenPath tells whether a name on the way begins with a dot: such are shown only
+// to those who may write.
 func hiddenPath(p string) bool { return strings.Contains(p, "/.") }

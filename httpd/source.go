@@ -25,6 +25,8 @@ type source interface {
 
 	// Lookup finds a name in a directory; a symbolic link is not followed.
 	Lookup(ctx context.Context, cred tnv.Cred, parent tnv.Ino, name string) (tnv.Attr, error)
+	// GetAttr reads an inode's attributes; where they are leased, without a round trip.
+	GetAttr(ctx context.Context, cred tnv.Cred, ino tnv.Ino) (tnv.Attr, error)
 	// Make makes a regular file and opens it for writing; KindExist if the name is taken.
 	Make(ctx context.Context, cred tnv.Cred, parent tnv.Ino, name string, mode uint32) (writer, tnv.Attr, error)
 	// OpenWrite opens a regular file for writing.

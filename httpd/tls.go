@@ -71,7 +71,7 @@ func makeCertificate(file, listen string) error {
 	now := time.Now()
 	cert := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "TNV httpd"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(selfMadeLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true}
-	cert.DNSNames, cert.IPAddresses = names(listen)
+	cert.DNSNames, cert.IPAddresses = ownNames(listen)
 	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
 	if err != nil {
 		return err
@@ -91,8 +91,8 @@ func makeCertificate(file, listen string) error {
 	return os.Rename(tmp, file)
 }
 
-// names are those under which this machine may be reached.
-func names(listen string) (dns []string, ips []net.IP) {
+// ownNames are those under which this machine may be reached.
+func ownNames(listen string) (dns []string, ips []net.IP) {
 	dns = []string{"localhost"}
 	if host, err := os.Hostname(); err == nil && host != "localhost" {
 		dns = append(dns, host)

@@ -131,13 +131,13 @@ export function Line(p: Props) {
           </a>
           <span class="small">
             {sizeOf(e)}
-            {m?.duration ? ` · ${clock(m.duration)}` : ""} · {date(Date.parse(e.modified))}
+            {m?.duration && e.kind !== "image" ? ` · ${clock(m.duration)}` : ""} · {date(Date.parse(e.modified))}
           </span>
           <Progress path={path} />
         </span>
       </div>
       <div role="gridcell" class="length">
-        {m?.duration ? clock(m.duration) : ""}
+        {m?.duration && e.kind !== "image" ? clock(m.duration) : ""}
       </div>
       <div role="gridcell" class="kind">
         {kindName(e)}
@@ -171,7 +171,7 @@ export function Tile(p: Props) {
     <div role="gridcell" class={`tile${p.selected ? " selected" : ""}${p.selecting ? " selecting" : ""}`} {...common(p)} data-name={e.name}>
       <span class={`face ${e.kind}`}>
         <Face e={e} pic={pic} size={40} />
-        {m?.duration ? <span class="badge">{clock(m.duration)}</span> : null}
+        {m?.duration && e.kind !== "image" ? <span class="badge">{clock(m.duration)}</span> : null}
         <Progress path={path} />
       </span>
       <span class="words">

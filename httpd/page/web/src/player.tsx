@@ -69,24 +69,6 @@ function useSubtitle(media: Media | undefined) {
   return { all, chosen, choose, track, wrong };
 }
 
-/** useCues shows the subtitles, above the controls while those are there. */
-function useCues(video: { current: HTMLVideoElement | null }, url: string | undefined, hidden: boolean): void {
-  useEffect(() => {
-    const track = url === undefined ? undefined : video.current?.textTracks[0];
-    if (!track) return;
-    track.mode = "showing";
-    const place = () => {
-      for (const cue of (track.activeCues ?? []) as Iterable<VTTCue>) {
-        const ours = cue.line === "auto" || cue.line === -4;
-        if (ours) cue.line = hidden ? "auto" : -4;
-      }
-    };
-    place();
-    track.addEventListener("cuechange", place);
-    return () => track.removeEventListener("cuechange", place);
-  }, [url, hidden]);
-}
-
 /** useIdle tells whether nothing moved for a while; move says that something did. */
 function useIdle(): [boolean, () => void] {
   const [idle, set] = useState(false);
@@ -172,7 +154,9 @@ export function Player(p: Looking & { canConvert: boolean }) {
     else end(true);
   };
   const hidden = idle && !music && v !== null && !v.paused && !wrong && !ended;
-  useCues(video, subtitle.track, hidden);
+  useEffect(() => {
+    for (const track of video.current!.textTracks) track.mode = "showing";
+  }, [subtitle.track]);
 
   return (
     <div
