@@ -119,7 +119,9 @@ func TestConverted(t *testing.T) {
 		browser.Eval[bool](b, "(document.querySelector('video').currentTime = 12, true)")
 		b.Until("document.querySelector('video').currentTime > 12.5 && document.querySelector('video').videoWidth === 640")
 	}
+	f.mu.Lock()
 	f.hls = nil
+	f.mu.Unlock()
 	b.Open("/?view=old.mkv")
 	b.Sees("This browser cannot play this file.")
 	b.Shot("unplayable")

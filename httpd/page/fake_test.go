@@ -126,6 +126,8 @@ func (f *fake) api(w http.ResponseWriter, r *http.Request, what string) {
 	p := r.URL.Query().Get("path")
 	switch what {
 	case "GET me":
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		f.answer(w, map[string]any{"path": p, "role": "write", "can_write": f.writable, "trash_life_seconds": 3600,
 			"features": map[string]bool{"hls": f.hls != nil, "trash": true, "uploads": true}})
 	case "GET list":
@@ -147,6 +149,8 @@ func (f *fake) api(w http.ResponseWriter, r *http.Request, what string) {
 		}
 		f.answer(w, map[string]any{"items": items})
 	case "POST hls":
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		f.answer(w, map[string]string{"url": f.hls(in.Path), "mode": "transcode"})
 	case "POST mkdir":
 		f.outcome(w, in.Path, os.Mkdir(filepath.Join(f.dir, in.Path), 0o755))
@@ -163,6 +167,8 @@ func (f *fake) api(w http.ResponseWriter, r *http.Request, what string) {
 		f.restore(w, in.Trash)
 	case "GET trash":
 		items := []map[string]any{}
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		for id, p := range f.trash {
 			items = append(items, map[string]any{"id": id, "path": p, "deleted": time.Now(), "type": "file", "size": 1})
 		}
@@ -320,7 +326,9 @@ func (f *fake) upload(w http.ResponseWriter, r *http.Request, id string) {
 	case r.Method == http.MethodHead:
 		w.Header().Set("Upload-Offset", fmt.Sprint(u.at()))
 	case r.Method == http.MethodDelete:
+		f.mu.Lock()
 		delete(f.uploads, id)
+		f.mu.Unlock()
 		w.WriteHeader(http.StatusNoContent)
 	case r.Header.Get("Upload-Offset") != fmt.Sprint(u.at()):
 		f.refuse(w, http.StatusConflict, "conflict", "the offset is another")
