@@ -671,3 +671,43 @@ func TestEventsOfOthers(t *testing.T) {
 	default:
 	}
 }
+
+// A client that sends nothing for a while is cut off, but one whose request takes
+// long after all has come is not.
+func TestPatience(t *testing.T) {
+	f := newFake()
+	f.dir("/d")
+	srv, h := startWith(t, f, tnv.Root, writers(t))
+	h.patience = 100 * time.Millisecond
+	f.onMove = func() { time.Sleep(400 * time.Millisecond) }
+	if resp, body := send(t, "PUT", srv.URL+"/d/a", "x"); resp.StatusCode != 201 {
+		t.Errorf("PUT: %d %s", resp.StatusCode, body)
+	}
+	if resp, body := send(t, "MOVE", srv.URL+"/d/a", "", "Destination: /d/b"); resp.StatusCode != 201 {
+		t.Errorf("MOVE: %d %s", resp.StatusCode, body)
+	}
+	ask(t, srv.URL, "POST", "move", `{"from":"/d/b","to":"/d/c"}`, 200)
+	c, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "PUT /d/x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadAll(c); err != nil {
+		t.Errorf("who sends nothing any more is not cut off: %v", err)
+	}
+	if resp, _ := do(t, "GET", srv.URL+"/d/x"); resp.StatusCode != 404 {
+		t.Error("a part has a name")
+	}
+	refused, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer refused.Close()
+	io.WriteString(refused, "PUT /d/ HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+	refused.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadAll(refused); err != nil {
+		t.Errorf("who was refused and does not go is not cut off: %v", err)
+	}
+}

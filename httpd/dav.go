@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"golang.org/x/net/webdav"
 
@@ -25,6 +26,9 @@ import (
 
 // maxXML bounds the body of a request that describes something.
 const maxXML = 64 << 10
+
+// treeLimit bounds what is done to a tree in one request.
+const treeLimit = 15 * time.Minute
 
 // serveDAV answers a request that changes the volume, or asks for properties.
 func (h *handler) serveDAV(w *recorder, r *http.Request, p string, dir bool) {
@@ -60,6 +64,7 @@ func (h *handler) serveDAV(w *recorder, r *http.Request, p string, dir bool) {
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(b))
+		http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(treeLimit))
 	}
 	inner := &webdav.Handler{FileSystem: d, LockSystem: &davView{h.dav, d}}
 	inner.ServeHTTP(&davWriter{recorder: w, d: d}, r)

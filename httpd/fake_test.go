@@ -33,6 +33,7 @@ type fake struct {
 	full   bool // no more can be written
 	closed int
 	held   int                      // views that were not released
+	onMove func()                   // before a name is moved
 	onRead func(n *node, off int64) // before a read
 }
 

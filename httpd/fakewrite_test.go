@@ -112,7 +112,13 @@ func (f *fake) Mkdir(_ context.Context, _ tnv.Cred, req protocol.Mkdir) (tnv.Att
 	return n.attr, nil
 }
 
-func (f *fake) Move(_ context.Context, _ tnv.Cred, req protocol.Rename) error {
+func (f *fake) Move(ctx context.Context, _ tnv.Cred, req protocol.Rename) error {
+	if f.onMove != nil {
+		f.onMove()
+	}
+	if ctx.Err() != nil {
+		return tnv.Wrap("rename", ctx.Err())
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	from, n, err := f.at(req.Parent, req.Name)

@@ -198,9 +198,13 @@ func (h *handler) body(w *recorder, r *http.Request) *body {
 
 // Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {
-	b.rc.SetReadDeadline(time.Now().Add(bodyLimit))
-	b.rc.SetWriteDeadline(time.Now().Add(bodyLimit + answerLimit))
+	now := time.Now()
+	b.rc.SetReadDeadline(now.Add(b.h.patience))
+	b.rc.SetWriteDeadline(now.Add(bodyLimit + answerLimit))
 	n, err := b.src.Read(p)
+	if err == io.EOF { // what follows may take its time: a deadline that passes ends the request's context
+		b.rc.SetReadDeadline(time.Time{})
+	}
 	b.n += int64(n)
 	b.h.traffic.received(n)
 	if err != nil && err != io.EOF {

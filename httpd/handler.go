@@ -27,6 +27,7 @@ type handler struct {
 
 	followIdle time.Duration  // a file that does not grow for so long is followed no more
 	stall      time.Duration  // a client that takes no byte for so long is cut off
+	patience   time.Duration  // a client that sends may send nothing for so long
 	listings   chan struct{}  // one place per listing that is being made
 	searches   chan struct{}  // one place per search
 	active     atomic.Int64   // transfers of files
@@ -104,6 +105,8 @@ func (h *handler) close() {
 const (
 	// maxListings bounds the listings that are made at once, and so their memory.
 	maxListings = 4
+	// lingerLimit is how long the rest of a request that was refused is waited for.
+	lingerLimit = 2 * time.Second
 	// healthLimit bounds the question behind healthz and status.
 	healthLimit = 3 * time.Second
 	// retryAfter is what a client is told to wait while the cluster does not answer, in seconds.
@@ -122,7 +125,7 @@ const (
 // newHandler makes a handler; memory is what the client may use for blocks.
 func newHandler(src source, cred tnv.Cred, volume string, memory int64, log *logrus.Entry, m *metrics, o options) *handler {
 	life, end := context.WithCancel(context.Background())
-	h := &handler{src: src, cred: cred, tree: &tree{src, cred}, volume: volume, log: log, m: m, options: o.withDefaults(), stall: stallLimit, followIdle: followIdle,
+	h := &handler{src: src, cred: cred, tree: &tree{src, cred}, volume: volume, log: log, m: m, options: o.withDefaults(), stall: stallLimit, followIdle: followIdle, patience: bodyLimit,
 		listings: make(chan struct{}, maxListings), searches: make(chan struct{}, maxSearches), views: memory / viewShare / viewBytes,
 		lookups: newLookups(life, src, cred), files: newOpenFiles(src), snapshots: newSnapshots(), uploads: newUploads(),
 		feed: newFeed(), traffic: newTraffic(), cross: http.NewCrossOriginProtection(), life: life, end: end}
@@ -141,6 +144,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if rec.status == 0 {
 			rec.status = http.StatusOK
+		}
+		if r.ContentLength != 0 { // what was not read of it is now, within a short time
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerLimit))
 		}
 		h.m.request(r.Method, rec.status)
 		h.traffic.request()
