@@ -6,6 +6,8 @@
 # make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=, TRACKERS=)
 # make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
 # make failover   three trackers on PostgreSQL, killed, frozen and stopped under load  (ROUNDS=100, SEED=)
+# make page    the HTTP daemon's page, from its sources (npm); what is built is committed
+# make page-check  that it is what its sources give (npm)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
@@ -39,7 +41,7 @@ TRACKERS ?= 1
 # Of the long test of failovers.
 ROUNDS ?= 100
 
-.PHONY: build up down test race coherence programs failover lint bench install clean
+.PHONY: build up down test race coherence programs failover page page-check lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -72,6 +74,13 @@ programs: build
 failover: build
 	@bash .ci/deps
 	go test -count=1 -timeout 24h -v ./e2e/failover -rounds=$(ROUNDS) -seed=$(SEED)
+
+page:
+	cd httpd/page/web && npm ci && npm run types && npm run build
+
+page-check:
+	@command -v npm >/dev/null || { echo "npm is missing"; exit 1; }
+	go test -count=1 -v -run 'TestBuilt$$' ./httpd/page
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

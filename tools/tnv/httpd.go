@@ -8,6 +8,7 @@ import (
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/httpd"
 	"github.com/tnvfs/tnv/httpd/access"
+	"github.com/tnvfs/tnv/httpd/page"
 )
 
 const httpdMemory size = 512 << 20
@@ -57,7 +58,7 @@ rules, are read again when they change. "tnv link" makes links that need no logi
 			}
 			cfg.Client.Trackers, cfg.Client.Key, cfg.Client.Volume = at.Trackers, at.Key, loc.volume
 			cfg.Client.Memory = buffers(d.memory)
-			cfg.Admin, cfg.Log, cfg.Ready = d.admin, log, a.ready.Ready
+			cfg.Admin, cfg.Log, cfg.Ready, cfg.Page = d.admin, log, a.ready.Ready, page.Handler()
 			return httpd.Run(cmd.Context(), cfg)
 		},
 	}
