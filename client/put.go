@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -40,7 +41,12 @@ const (
 	putWorkers     = 8
 	putTimeout     = 5 * time.Second // one member's answer, per attempt
 	putSyncTimeout = 15 * time.Second
-	refillTimeout  = time.Second // a member that the chain left out
+	putDial        = time.Second // to connect to a member
+	// A member that takes no byte, or says nothing when it has all, for so long is
+	// given up; while it works it says so (protocol.FlagLife).
+	putStall      = time.Second
+	putSilence    = time.Second
+	refillTimeout = time.Second // a member that the chain left out
 )
 
 // putQueue puts sealed pieces with a few workers, in order of arrival. A worker
@@ -233,7 +239,7 @@ func (in *inode) storeError(p *piece, last error) error {
 
 // wellHeld tells whether as many members hold a piece as a commit needs.
 func (in *inode) wellHeld(p *piece, g *tnv.Group) bool {
-	return len(p.put.holders) >= max(1, min(int(p.put.sess.info.MinReplicas), alive(g)))
+	return len(p.put.holders) >= max(1, min(int(p.put.sess.info.MinReplicas), g.Awaiting()))
 }
 
 // otherWhole tells whether a group without any fault could take a block instead.
@@ -320,16 +326,29 @@ func (c *Client) putTo(ctx context.Context, n tnv.Node, p *piece, chain []protoc
 	defer c.nodes.begin(n.ID)()
 	req := protocol.Put{Block: p.put.meta, Sync: p.sync, Chain: chain}
 	var rep protocol.PutReply
-	err := c.pool.Do(tctx, n.Addr, func(w *protocol.Wire) (bool, error) {
-		if err := w.WriteFrame(protocol.TypePut, 0, 0, []any{&req}, p.bytes()); err != nil {
-			return false, err
+	dctx, undial := context.WithCancel(tctx)
+	defer undial()
+	dialling := time.AfterFunc(putDial, undial)
+	defer dialling.Stop()
+	err := c.pool.Do(dctx, n.Addr, func(w *protocol.Wire) (keep bool, err error) {
+		dialling.Stop()
+		defer func() {
+			if err != nil && !keep { // another connection may be tried
+				dialling.Reset(putDial)
+			}
+		}()
+		if err := sendPut(w, &req, p.bytes()); err != nil {
+			return false, protocol.Stalled(err)
 		}
-		f, err := w.ReadFrame()
+		f, err := w.ReadAnswer(putSilence, timeout)
 		if err != nil {
 			return false, err
 		}
 		return true, f.Decode(&rep)
 	})
+	if err != nil && dctx.Err() != nil && tctx.Err() == nil {
+		err = tnv.E("connect to "+n.Addr, tnv.KindTimeout, "no answer within %v", putDial)
+	}
 	err = stop(err)
 	if err == nil && len(rep.Holders) == 0 {
 		err = tnv.E("put block "+p.put.meta.Key.String()+" to "+n.Addr, tnv.KindProtocol, "the storage daemon names no holder")
@@ -351,3 +370,19 @@ func (c *Client) putTo(ctx context.Context, n tnv.Node, p *piece, chain []protoc
 	}
 	return rep.Holders, nil
 }
+
+// sendPut sends a put with its payload, as long as bytes are taken.
+func sendPut(w *protocol.Wire, req *protocol.Put, data []byte) error {
+	w.Conn().SetWriteDeadline(time.Now().Add(putStall))
+	defer w.Conn().SetWriteDeadline(time.Time{})
+	if len(data) <= smallPut {
+		return w.WriteFrame(protocol.TypePut, protocol.FlagLife, 0, []any{req}, data)
+	}
+	return w.WriteFrameFrom(protocol.TypePut, protocol.FlagLife, 0, []any{req}, len(data), func(c net.Conn) error {
+		_, err := protocol.WriteMoving(c, data, putStall)
+		return err
+	})
+}
+
+// smallPut is up to where one write is better than two.
+const smallPut = 64 << 10

@@ -191,7 +191,7 @@ type AnnounceReply struct {
 type NodeBeat struct {
 	Node          tnv.NodeID
 	Boot          tnv.BootID
-	State         tnv.NodeState // NodeAlive, NodeFull or NodeLeaving
+	State         tnv.NodeState // NodeAlive, NodeFull, NodeSlow or NodeLeaving
 	Used          uint64        // bytes
 	Capacity      uint64        // bytes
 	Blocks        uint64        // live blocks
@@ -292,8 +292,8 @@ type VolumeStatus struct {
 	Unlinked         uint64 // inodes without a name, not yet reclaimed
 }
 
-// GroupStatus is one group. State is "whole" (every member alive and lacking
-// nothing), "degraded" or "down" (no member alive).
+// GroupStatus is one group. State is "whole" (every member alive, not slow, and
+// lacking nothing), "degraded" or "down" (no member alive).
 type GroupStatus struct {
 	ID           tnv.GroupID
 	Name         string

@@ -1,6 +1,7 @@
 package stored
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -61,7 +62,7 @@ func (c *cluster) version() (tnv.Epoch, uint64) {
 	return c.cur.Epoch, c.cur.Version
 }
 
-// peers are the other members of the own group that are alive.
+// peers are the other members of the own group that are alive, slow ones last.
 func (c *cluster) peers() []tnv.Node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -79,7 +80,17 @@ func (c *cluster) peersLocked() []tnv.Node {
 			peers = append(peers, n)
 		}
 	}
+	slices.SortStableFunc(peers, func(a, b tnv.Node) int {
+		return cmp.Compare(b2i(a.State == tnv.NodeSlow), b2i(b.State == tnv.NodeSlow))
+	})
 	return peers
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // signal wakes whoever waits on a channel of one place, now or next.

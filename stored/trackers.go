@@ -219,7 +219,10 @@ func (k *tracker) sendBeat(ctx context.Context, c *protocol.Client, state tnv.No
 	defer cancel()
 	d := k.t.d
 	u := d.usage()
-	if state == tnv.NodeAlive && u.Full {
+	switch {
+	case state == tnv.NodeAlive && d.slow.Load():
+		state = tnv.NodeSlow
+	case state == tnv.NodeAlive && u.Full:
 		state = tnv.NodeFull
 	}
 	req := protocol.NodeBeat{Node: d.node, Boot: d.boot, State: state, Used: u.Used, Capacity: u.Capacity, Blocks: u.Blocks,

@@ -178,7 +178,7 @@ func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protoc
 	var out []protocol.GroupStatus
 	for _, g := range m.Map().Groups {
 		st := protocol.GroupStatus{ID: g.ID, Name: g.Name, State: "whole"}
-		alive := 0
+		alive, slow := 0, false
 		for _, n := range g.Nodes {
 			is := m.nodes[n.ID]
 			ns := protocol.NodeStatus{Node: is.node, Blocks: is.beat.Blocks, CorruptBlocks: is.beat.CorruptBlocks, MendedBlocks: is.beat.MendedBlocks}
@@ -187,7 +187,11 @@ func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protoc
 			if !is.heard.IsZero() {
 				ns.LastBeatMs = uint64(now.Sub(is.heard).Milliseconds())
 			}
-			if is.node.State != tnv.NodeLost {
+			switch is.node.State {
+			case tnv.NodeLost:
+			case tnv.NodeSlow:
+				alive, slow = alive+1, true
+			default:
 				alive++
 			}
 			st.BehindBlocks += ns.BehindBlocks
@@ -197,7 +201,7 @@ func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protoc
 		switch {
 		case alive == 0:
 			st.State = "down"
-		case alive < len(g.Nodes) || st.BehindBlocks > 0:
+		case alive < len(g.Nodes) || slow || st.BehindBlocks > 0:
 			st.State = "degraded"
 		}
 		out = append(out, st)
