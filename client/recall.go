@@ -230,12 +230,24 @@ func (f *flight) take(t *told, now ...tnv.Ino) {
 	}
 }
 
-// pushed handles what the owner pushes on a connection. What a recall names is
+// pushed handles what the owner pushes on a connection: recalls, and new cluster
+// maps. What a recall names is
 // forgotten at once, and the owner is told when the kernel has forgotten it, too.
 // It does not block: it is called where the connection is read.
 func (c *Client) pushed(conn *protocol.Client, f *protocol.Frame) {
 	var rq protocol.Recall
-	if f.Type != protocol.TypeRecall || f.Decode(&rq) != nil {
+	switch f.Type {
+	case protocol.TypeMapChanged:
+		var is protocol.MapChanged
+		if f.Decode(&is) == nil {
+			c.cmap.offer(&is.Map)
+		}
+		return
+	case protocol.TypeRecall:
+		if f.Decode(&rq) != nil {
+			return
+		}
+	default:
 		return
 	}
 	c.m.recalls.Inc()

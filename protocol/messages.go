@@ -197,6 +197,7 @@ type NodeBeat struct {
 	Blocks        uint64        // live blocks
 	BehindBlocks  uint64        // blocks that peers have and this store lacks, as far as it knows
 	BehindBytes   uint64
+	CopyRate      uint64 // bytes per second that it copies from peers at present
 	CorruptBlocks uint64 // found since the start
 	MendedBlocks  uint64 // since the start
 	MapVersion    uint64
@@ -309,6 +310,7 @@ type NodeStatus struct {
 	Blocks        uint64
 	BehindBlocks  uint64 // the larger of what the metadata and the daemon say
 	BehindBytes   uint64
+	CopyRate      uint64 // bytes per second that it copies from peers at present
 	CorruptBlocks uint64
 	MendedBlocks  uint64
 	LastBeatMs    uint64 // since the last heartbeat

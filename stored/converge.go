@@ -364,12 +364,16 @@ func (r *round) copyOne(l lack) {
 	if err == nil {
 		defer c.release()
 		if err = r.limit.wait(r.ctx, len(c.data)); err == nil {
+			err = r.d.viewers.yield(r.ctx, len(c.data))
+		}
+		if err == nil {
 			err = r.d.keep(c, false)
 		}
 	}
 	switch {
 	case err == nil:
 		r.d.met.copied.Inc()
+		r.d.behind.copied(len(c.data), time.Now())
 	case tnv.KindOf(err) == tnv.KindStale: // deleted here: its deletion elsewhere is on the way
 		r.unlack(l)
 		return

@@ -36,6 +36,11 @@ func (d *daemon) get(ctx context.Context, p *protocol.Peer, f *protocol.Frame) e
 	if err := f.Decode(&req); err != nil {
 		return d.refuse(w, f, err)
 	}
+	if p.Role != protocol.RoleStore {
+		d.viewers.seen()
+	} else if err := d.viewers.yield(ctx, 0); err != nil { // what this copy takes is charged to the next
+		return err
+	}
 	if err := d.disk.acquire(ctx, 1, diskWait); err != nil {
 		return d.refuse(w, f, err)
 	}
@@ -62,6 +67,9 @@ func (d *daemon) get(ctx context.Context, p *protocol.Peer, f *protocol.Frame) e
 	}
 	d.met.gets.Inc()
 	d.met.bytesOut.Add(float64(n))
+	if p.Role == protocol.RoleStore {
+		d.viewers.slow.charge(int(n))
+	}
 	w.Conn().SetWriteDeadline(time.Now().Add(replyStall))
 	defer w.Conn().SetWriteDeadline(time.Time{})
 	if n <= smallRead {

@@ -50,6 +50,8 @@ type daemon struct {
 	trackers *trackers
 	repairs  *repairs
 	behind   behind
+	viewers  viewers
+	scrubs   scrubber
 	told     chan struct{} // a tracker says that blocks are lacking here
 	met      *metrics
 	requests requests
@@ -72,6 +74,8 @@ func runWith(ctx context.Context, cfg Config, opened func(*daemon)) error {
 		return err
 	}
 	d := &daemon{cfg: cfg, log: cfg.Log, told: make(chan struct{}, 1), mem: newMemory(cfg.Memory), disk: newBudget("the disk", diskOps), writes: newBudget("the disk", diskWrites)}
+	d.viewers.slow.rate = float64(max(cfg.CopyRate/yieldShare, 1))
+	d.scrubs.wake = make(chan struct{}, 1)
 	if err := d.openStore(); err != nil {
 		return err
 	}

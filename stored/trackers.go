@@ -140,7 +140,7 @@ func (k *tracker) failed(err error) {
 
 // session connects, announces, and sends heartbeats until something fails.
 func (k *tracker) session(ctx context.Context) error {
-	c, err := protocol.DialClient(ctx, k.t.d.endpoint(), k.addr, nil)
+	c, err := protocol.DialClient(ctx, k.t.d.endpoint(), k.addr, k.pushed)
 	if err != nil {
 		return err
 	}
@@ -180,6 +180,14 @@ func (k *tracker) session(ctx context.Context) error {
 		}
 		heard = time.Now()
 		timer.Reset(every)
+	}
+}
+
+// pushed takes in what the tracker sends unasked.
+func (k *tracker) pushed(f *protocol.Frame) {
+	var is protocol.MapChanged
+	if f.Type == protocol.TypeMapChanged && f.Decode(&is) == nil {
+		k.t.d.cluster.update(&is.Map)
 	}
 }
 
@@ -228,6 +236,7 @@ func (k *tracker) sendBeat(ctx context.Context, c *protocol.Client, state tnv.No
 	req := protocol.NodeBeat{Node: d.node, Boot: d.boot, State: state, Used: u.Used, Capacity: u.Capacity, Blocks: u.Blocks,
 		CorruptBlocks: d.met.corrupt.get(), MendedBlocks: d.met.mended.get()}
 	req.BehindBlocks, req.BehindBytes = d.behind.get()
+	req.CopyRate = d.behind.rate(time.Now())
 	req.MapEpoch, req.MapVersion = d.cluster.version()
 	var reply protocol.NodeBeatReply
 	if err := c.Call(ctx, protocol.TypeNodeBeat, &reply, &req); err != nil {

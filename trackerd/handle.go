@@ -94,7 +94,16 @@ func (t *tracker) openSession(ctx context.Context, rq *protocol.OpenSession, p *
 		return nil, tnv.E("open session", tnv.KindNotExist, "there is no volume %q", rq.Volume)
 	}
 	info, err := v.OpenSession(ctx, rq, p)
+	if err == nil {
+		t.watchers.add(p)
+	}
 	return &info, err
+}
+
+// disconnected notes that a connection is over.
+func (t *tracker) disconnected(p *protocol.Peer) {
+	t.watchers.drop(p)
+	t.members.disconnected(p)
 }
 
 func (t *tracker) keepAlive(_ context.Context, rq *protocol.KeepAlive) (*protocol.KeepAliveReply, error) {
@@ -131,6 +140,7 @@ func (t *tracker) announce(ctx context.Context, rq *protocol.Announce, via *prot
 	n := rq.Node
 	n.Group = id
 	t.members.announced(n, rq.Group, via)
+	t.watchers.add(via)
 	return &protocol.AnnounceReply{Group: id, Map: *t.members.Map(), BeatMs: uint32(beatEvery.Milliseconds())}, nil
 }
 

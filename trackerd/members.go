@@ -32,6 +32,7 @@ type members struct {
 	log     *logrus.Entry
 	epoch   tnv.Epoch
 	current atomic.Pointer[tnv.Map] // a map that is not changed any more
+	changed chan struct{}           // signalled when a member's state or place is another
 
 	mu      sync.Mutex
 	version uint64
@@ -51,7 +52,7 @@ type member struct {
 func newMembers(epoch tnv.Epoch, known []tnv.Group, log *logrus.Entry) *members {
 	// Versions of this epoch are above those of earlier ones: a client that asks
 	// by version alone is not taken for one that has this map.
-	m := &members{log: log, epoch: epoch, version: uint64(epoch) << 32, nodes: map[tnv.NodeID]*member{}}
+	m := &members{log: log, changed: make(chan struct{}, 1), epoch: epoch, version: uint64(epoch) << 32, nodes: map[tnv.NodeID]*member{}}
 	for _, g := range known {
 		m.groups = append(m.groups, tnv.Group{ID: g.ID, Name: g.Name})
 		for _, n := range g.Nodes {
@@ -97,6 +98,7 @@ func (m *members) announced(n tnv.Node, group string, via *protocol.Peer) {
 	now := time.Now()
 	m.nodes[n.ID] = &member{node: n, heard: now, until: now.Add(lostAfter), via: via, beat: protocol.NodeBeat{Node: n.ID, Boot: n.Boot}}
 	m.publishLocked()
+	m.tellLocked()
 	m.log.WithFields(logrus.Fields{"node": n.ID, "group": group, "addr": n.Addr, "boot": n.Boot}).Info("storage daemon joined")
 }
 
@@ -124,6 +126,9 @@ func (m *members) beat(b *protocol.NodeBeat) error {
 	if changed || first || usage && now.Sub(m.usageAt) > usageEvery {
 		m.usageAt = now
 		m.publishLocked()
+		if changed {
+			m.tellLocked()
+		}
 	}
 	return nil
 }
@@ -158,6 +163,15 @@ func (m *members) expire(now time.Time) {
 	}
 	if changed {
 		m.publishLocked()
+		m.tellLocked()
+	}
+}
+
+// tellLocked has the map pushed.
+func (m *members) tellLocked() {
+	select {
+	case m.changed <- struct{}{}:
+	default: // it will be the newest
 	}
 }
 
@@ -181,7 +195,7 @@ func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protoc
 		alive, slow := 0, false
 		for _, n := range g.Nodes {
 			is := m.nodes[n.ID]
-			ns := protocol.NodeStatus{Node: is.node, Blocks: is.beat.Blocks, CorruptBlocks: is.beat.CorruptBlocks, MendedBlocks: is.beat.MendedBlocks}
+			ns := protocol.NodeStatus{Node: is.node, Blocks: is.beat.Blocks, CopyRate: is.beat.CopyRate, CorruptBlocks: is.beat.CorruptBlocks, MendedBlocks: is.beat.MendedBlocks}
 			blocks, bytes := lacks(n.ID)
 			ns.BehindBlocks, ns.BehindBytes = max(blocks, is.beat.BehindBlocks), max(bytes, is.beat.BehindBytes)
 			if !is.heard.IsZero() {

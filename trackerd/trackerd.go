@@ -90,6 +90,7 @@ type tracker struct {
 	volumes  map[tnv.VolumeID]*meta.Volume
 	names    map[string]*meta.Volume
 	members  *members
+	watchers *watchers
 	pool     *protocol.Pool
 	admin    *admin.Admin
 	metrics  *metrics
@@ -209,6 +210,7 @@ func (t *tracker) openVolumes(ctx context.Context) error {
 		return err
 	}
 	t.members = newMembers(t.registry.Epoch(), known, t.log)
+	t.watchers = newWatchers(func() *protocol.MapChanged { return &protocol.MapChanged{Map: *t.members.Map()} })
 	for _, name := range t.cfg.Volumes {
 		id, err := t.registry.EnsureVolume(ctx, name)
 		if err != nil {
@@ -240,13 +242,18 @@ func (t *tracker) closeVolumes() {
 func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net.Listener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	srv := &protocol.Server{Endpoint: endpoint, Log: t.log, Handle: t.handle, Closed: t.members.disconnected, Inline: meta.IsQuery, MaxOutstanding: 512}
+	srv := &protocol.Server{Endpoint: endpoint, Log: t.log, Handle: t.handle, Closed: t.disconnected, Inline: meta.IsQuery, MaxOutstanding: 512}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	swept := make(chan struct{})
 	go func() {
 		defer close(swept)
 		t.sweep(ctx)
+	}()
+	pushed := make(chan struct{})
+	go func() {
+		defer close(pushed)
+		t.pushMaps(ctx)
 	}()
 	var watching sync.WaitGroup
 	watch := func(what string, dead <-chan struct{}) {
@@ -270,6 +277,7 @@ func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net
 	srv.Close()
 	<-served
 	<-swept
+	<-pushed
 	watching.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
