@@ -198,6 +198,7 @@ type NodeBeat struct {
 	BehindBlocks  uint64        // blocks that peers have and this store lacks, as far as it knows
 	BehindBytes   uint64
 	CopyRate      uint64 // bytes per second that it copies from peers at present
+	Comparing     bool   // since its start it has not compared itself with all its peers: it may lack more
 	CorruptBlocks uint64 // found since the start
 	MendedBlocks  uint64 // since the start
 	MapVersion    uint64
@@ -294,7 +295,7 @@ type VolumeStatus struct {
 }
 
 // GroupStatus is one group. State is "whole" (every member alive, not slow, and
-// lacking nothing), "degraded" or "down" (no member alive).
+// lacking nothing, as far as a comparison since its start has shown), "degraded" or "down" (no member alive).
 type GroupStatus struct {
 	ID           tnv.GroupID
 	Name         string

@@ -90,6 +90,9 @@ type lack struct {
 // run gives true if nothing is lacking as far as all peers and trackers say.
 func (r *round) run() (whole bool) {
 	d := r.d
+	if epoch, _ := d.cluster.version(); epoch == 0 { // who the peers are is not known yet
+		return false
+	}
 	peers := d.cluster.peers()
 	vols := d.store.Volumes()
 	for _, p := range peers {
@@ -111,6 +114,9 @@ func (r *round) run() (whole bool) {
 	}
 	if r.err == nil || r.lackBlocks > 0 {
 		d.behind.set(r.lackBlocks, r.lackBytes)
+	}
+	if r.err == nil && !d.compared.Swap(true) {
+		d.trackers.beat()
 	}
 	if r.copiedBlocks > 0 || r.lackBlocks > 0 {
 		d.log.WithField("copied", r.copiedBlocks).WithField("bytes", r.copiedBytes).WithField("lacking", r.lackBlocks).

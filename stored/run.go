@@ -50,6 +50,7 @@ type daemon struct {
 	trackers *trackers
 	repairs  *repairs
 	behind   behind
+	compared atomic.Bool // with all peers, since the start
 	viewers  viewers
 	scrubs   scrubber
 	told     chan struct{} // a tracker says that blocks are lacking here

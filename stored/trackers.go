@@ -236,6 +236,7 @@ func (k *tracker) sendBeat(ctx context.Context, c *protocol.Client, state tnv.No
 	req := protocol.NodeBeat{Node: d.node, Boot: d.boot, State: state, Used: u.Used, Capacity: u.Capacity, Blocks: u.Blocks,
 		CorruptBlocks: d.met.corrupt.get(), MendedBlocks: d.met.mended.get()}
 	req.BehindBlocks, req.BehindBytes = d.behind.get()
+	req.Comparing = !d.compared.Load()
 	req.CopyRate = d.behind.rate(time.Now())
 	req.MapEpoch, req.MapVersion = d.cluster.version()
 	var reply protocol.NodeBeatReply

@@ -133,13 +133,13 @@ func (t *tracker) recalled(_ context.Context, rq *protocol.Recalled) (done, erro
 }
 
 func (t *tracker) announce(ctx context.Context, rq *protocol.Announce, via *protocol.Peer) (*protocol.AnnounceReply, error) {
-	id, err := t.registry.Admit(ctx, rq.Node, rq.Group, rq.SameHost)
+	id, replaced, err := t.registry.Admit(ctx, meta.Admission{Node: rq.Node, Group: rq.Group, New: rq.New, SameHost: rq.SameHost})
 	if err != nil {
 		return nil, err
 	}
 	n := rq.Node
 	n.Group = id
-	t.members.announced(n, rq.Group, via)
+	t.members.announced(n, replaced, rq.Group, via)
 	t.watchers.add(via)
 	return &protocol.AnnounceReply{Group: id, Map: *t.members.Map(), BeatMs: uint32(beatEvery.Milliseconds())}, nil
 }

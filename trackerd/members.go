@@ -87,16 +87,21 @@ func (m *members) publishLocked() {
 	m.current.Store(is)
 }
 
-// announced takes in a storage daemon that the registry has admitted to a group.
-func (m *members) announced(n tnv.Node, group string, via *protocol.Peer) {
+// announced takes in a storage daemon that the registry has admitted to a group,
+// in the place of another one if that is not 0.
+func (m *members) announced(n tnv.Node, replaced tnv.NodeID, group string, via *protocol.Peer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !slices.ContainsFunc(m.groups, func(g tnv.Group) bool { return g.ID == n.Group }) {
 		m.groups = append(m.groups, tnv.Group{ID: n.Group, Name: group})
 	}
+	if replaced != 0 {
+		delete(m.nodes, replaced)
+		m.log.WithFields(logrus.Fields{"node": replaced, "by": n.ID, "addr": n.Addr}).Warn("a store was replaced by an empty one, which is filled from the group")
+	}
 	n.State = tnv.NodeAlive
 	now := time.Now()
-	m.nodes[n.ID] = &member{node: n, heard: now, until: now.Add(lostAfter), via: via, beat: protocol.NodeBeat{Node: n.ID, Boot: n.Boot}}
+	m.nodes[n.ID] = &member{node: n, heard: now, until: now.Add(lostAfter), via: via, beat: protocol.NodeBeat{Node: n.ID, Boot: n.Boot, Comparing: true}}
 	m.publishLocked()
 	m.tellLocked()
 	m.log.WithFields(logrus.Fields{"node": n.ID, "group": group, "addr": n.Addr, "boot": n.Boot}).Info("storage daemon joined")
@@ -192,10 +197,11 @@ func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protoc
 	var out []protocol.GroupStatus
 	for _, g := range m.Map().Groups {
 		st := protocol.GroupStatus{ID: g.ID, Name: g.Name, State: "whole"}
-		alive, slow := 0, false
+		alive, slow, comparing := 0, false, false
 		for _, n := range g.Nodes {
 			is := m.nodes[n.ID]
 			ns := protocol.NodeStatus{Node: is.node, Blocks: is.beat.Blocks, CopyRate: is.beat.CopyRate, CorruptBlocks: is.beat.CorruptBlocks, MendedBlocks: is.beat.MendedBlocks}
+			comparing = comparing || is.beat.Comparing
 			blocks, bytes := lacks(n.ID)
 			ns.BehindBlocks, ns.BehindBytes = max(blocks, is.beat.BehindBlocks), max(bytes, is.beat.BehindBytes)
 			if !is.heard.IsZero() {
@@ -215,7 +221,7 @@ func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protoc
 		switch {
 		case alive == 0:
 			st.State = "down"
-		case alive < len(g.Nodes) || slow || st.BehindBlocks > 0:
+		case alive < len(g.Nodes) || slow || comparing || st.BehindBlocks > 0:
 			st.State = "degraded"
 		}
 		out = append(out, st)

@@ -20,12 +20,12 @@ func TestLost(t *testing.T) {
 	conn := func() *protocol.Peer { return &protocol.Peer{Role: protocol.RoleStore} }
 	killed, silent, back := conn(), conn(), conn()
 	for i, via := range []*protocol.Peer{killed, silent, back} {
-		m.announced(tnv.Node{ID: tnv.NodeID(i + 1), Group: 1, Boot: 1}, "g1", via)
+		m.announced(tnv.Node{ID: tnv.NodeID(i + 1), Group: 1, Boot: 1}, 0, "g1", via)
 	}
 	m.disconnected(killed)
 	m.disconnected(back)
 	m.disconnected(conn()) // nobody's
-	m.announced(tnv.Node{ID: 3, Group: 1, Boot: 1}, "g1", conn())
+	m.announced(tnv.Node{ID: 3, Group: 1, Boot: 1}, 0, "g1", conn())
 	m.disconnected(back) // late: it is here by another one
 	check := func(when time.Duration, want ...tnv.NodeState) {
 		t.Helper()

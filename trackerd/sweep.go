@@ -15,6 +15,7 @@ const (
 	sweepEvery    = 200 * time.Millisecond
 	expireEvery   = time.Second
 	deleteEvery   = time.Second
+	forgetEvery   = 2 * time.Second
 	deleteTimeout = 10 * time.Second
 	deleteBatch   = 2048
 	// deleteBackoff is how long a store that failed to delete is left alone.
@@ -30,6 +31,7 @@ func (t *tracker) sweep(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { t.expireSessions(ctx) })
+	wg.Go(func() { t.forgetGone(ctx) })
 	var mu sync.Mutex
 	busy := map[tnv.NodeID]bool{}
 	tick := time.NewTicker(sweepEvery)
@@ -80,6 +82,23 @@ func (t *tracker) expireSessions(ctx context.Context) {
 			}
 		}
 		pause(ctx, expireEvery)
+	}
+}
+
+// forgetGone removes what the volumes say of stores that are no members any more:
+// nothing of them will be confirmed.
+func (t *tracker) forgetGone(ctx context.Context) {
+	for ; ctx.Err() == nil; pause(ctx, forgetEvery) {
+		for _, v := range t.volumes {
+			for _, n := range v.Named() {
+				for more := t.members.Map().Node(n) == nil; more && ctx.Err() == nil; {
+					var err error
+					if more, err = v.Forget(ctx, n); err != nil && ctx.Err() == nil {
+						t.log.WithError(err).WithField("node", n).Warn("what is known of a store that is gone is not forgotten yet")
+					}
+				}
+			}
+		}
 	}
 }
 
