@@ -4,6 +4,7 @@
 # make test    all tests; installs what they need, as root
 # make race    the tests of all packages with the race detector
 # make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=)
+# make chaos      one storage daemon in every kind of trouble: docs/chaos.md   (root; FAULT= for one of them)
 # make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
@@ -34,7 +35,7 @@ RACETIME ?= 40m
 OPS  ?= 1000000
 SEED ?= 0
 
-.PHONY: build up down test race coherence programs lint bench install clean
+.PHONY: build up down test race coherence chaos programs lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -59,6 +60,10 @@ race:
 
 coherence: build
 	go test -count=1 -timeout 24h -v -run 'TestCoherence$$' ./e2e/coherence -ops=$(OPS) -seed=$(SEED) -histories='$(CURDIR)'
+
+chaos: build
+	@bash .ci/deps
+	go test -count=1 -timeout 1h -v ./e2e/chaos -long -fault='$(FAULT)' -table='$(if $(FAULT),,$(CURDIR)/docs/chaos.md)'
 
 programs: build
 	@bash .ci/deps programs

@@ -78,6 +78,9 @@ func (f *fakeCluster) clusterMap() *tnv.Map {
 	for _, s := range f.stores {
 		s.mu.Lock()
 		n := tnv.Node{ID: s.id, Group: s.group, Boot: s.boot, Addr: s.addr, Host: "elsewhere", State: s.state, Capacity: 1 << 40, Used: s.used}
+		if s.shown != 0 {
+			n.Boot = s.shown
+		}
 		m.Version += s.version
 		s.mu.Unlock()
 		if g := m.Group(s.group); g != nil {

@@ -29,31 +29,32 @@ type fault struct {
 	short       bool          // part of the short form
 	last        time.Duration // how long it lasts in the whole matrix
 	groups      int           // 0: 1
+	shows       string        // how the tracker sees the victim meanwhile; empty: as if nothing were
 	begin, heal func(c *cluster)
 }
 
 var faults = []fault{
-	{name: "kill -9", short: true, last: 10 * time.Second,
+	{name: "kill -9", shows: "lost", short: true, last: 10 * time.Second,
 		begin: func(c *cluster) { c.signal(victim, syscall.SIGKILL) },
 		heal:  (*cluster).startVictim},
-	{name: "SIGSTOP 30 s", last: 30 * time.Second,
+	{name: "SIGSTOP 30 s", shows: "lost", last: 30 * time.Second,
 		begin: func(c *cluster) { c.signal(victim, syscall.SIGSTOP) },
 		heal:  func(c *cluster) { c.signal(victim, syscall.SIGCONT) }},
-	{name: "network cut off", last: 10 * time.Second,
+	{name: "network cut off", shows: "lost", last: 10 * time.Second,
 		begin: func(c *cluster) { c.cut(true) },
 		heal:  func(c *cluster) { c.cut(false) }},
-	{name: "disk full", last: 10 * time.Second, groups: 2,
+	{name: "disk full", shows: "full", last: 10 * time.Second, groups: 2,
 		begin: func(c *cluster) { c.disk.set(trouble{full: true}) },
 		heal:  func(c *cluster) { c.disk.set(trouble{}) }},
-	{name: "EIO from the disk", short: true, last: 10 * time.Second,
+	{name: "EIO from the disk", shows: "slow", short: true, last: 10 * time.Second,
 		begin: func(c *cluster) { c.disk.set(trouble{errno: syscall.EIO}) },
 		heal:  func(c *cluster) { c.disk.set(trouble{}) }},
-	{name: "slow disk (3 s a call)", last: 20 * time.Second,
+	{name: "slow disk (3 s a call)", shows: "slow", last: 20 * time.Second,
 		begin: func(c *cluster) { c.disk.set(trouble{delay: 3 * time.Second}) },
 		heal:  func(c *cluster) { c.disk.set(trouble{}) }},
 	{name: "bit flips", last: 10 * time.Second,
 		begin: flipBits, heal: scrubNow},
-	{name: "data directory wiped", short: true, last: 5 * time.Second,
+	{name: "data directory wiped", shows: "lost", short: true, last: 5 * time.Second,
 		begin: func(c *cluster) {
 			c.signal(victim, syscall.SIGKILL)
 			entries, _ := os.ReadDir(c.disk.backing)
@@ -141,7 +142,11 @@ func (f fault) row(t *testing.T) result {
 	time.Sleep(calm)
 	a.troubled()
 	f.begin(c)
-	time.Sleep(last)
+	began := time.Now()
+	if f.shows != "" {
+		c.wait(15*time.Second, "the tracker sees that the victim is "+f.shows, func(s *e2e.Status) bool { return stateOf(s) == f.shows })
+	}
+	time.Sleep(time.Until(began.Add(last)))
 	healed := time.Now()
 	f.heal(c)
 	c.wait(2*time.Minute, "all groups whole", (*e2e.Status).Whole)
@@ -162,6 +167,18 @@ func (f fault) row(t *testing.T) result {
 	t.Logf("whole after %v", whole)
 	r.bytes = f.check(t, c, a)
 	return r
+}
+
+// stateOf is how the tracker sees the victim.
+func stateOf(s *e2e.Status) string {
+	for _, g := range s.Groups {
+		for _, n := range g.Nodes {
+			if strings.HasPrefix(n.Addr, victimAddr) {
+				return n.State
+			}
+		}
+	}
+	return ""
 }
 
 // check reads everything back: what was deleted is gone, and what was written is
