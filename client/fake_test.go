@@ -458,11 +458,8 @@ func (t *fakeTracker) commit(rq *protocol.Commit, s tnv.SessionID, m *tnv.Map) (
 			if i < 0 {
 				return nil, tnv.E("commit", tnv.KindInvalid, "no holders")
 			}
-			have, alive := uint32(0), uint32(0)
+			have, alive := uint32(0), uint32(m.Group(e.Group).Awaiting())
 			for _, n := range m.Group(e.Group).Nodes {
-				if n.State != tnv.NodeLost {
-					alive++
-				}
 				if slices.Contains(rq.Holders[i].Holders, tnv.Holder{Node: n.ID, Boot: n.Boot}) {
 					have++
 				}

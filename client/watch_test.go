@@ -37,3 +37,42 @@ func TestFrozenMemberAndSync(t *testing.T) {
 		}
 	}
 }
+
+// Where all disks take long each is waited for: nothing fails, and every member
+// has what was synced. Where one does, the other is enough.
+func TestSlowMembersAndSync(t *testing.T) {
+	for slow := 1; slow <= 2; slow++ {
+		f := newFake(t, 1, 2)
+		cfg := f.config()
+		cfg.Timeout = 20 * time.Second
+		c := f.connect(cfg)
+		h := create(t, c, "a")
+		for _, s := range f.stores[:slow] {
+			s.seen(tnv.NodeSlow)
+			s.mu.Lock()
+			s.slow = 2 * putSilence
+			s.mu.Unlock()
+		}
+		must(t, c.refreshMap(ctx)) // it is pushed as well
+		_, err := h.WriteAt(ctx, randomBytes(1, 100_000), 0)
+		must(t, err)
+		start := time.Now()
+		err = h.Sync(ctx, false)
+		if took := time.Since(start); err != nil || slow == 1 && took > putSilence {
+			t.Errorf("%d slow: fsync took %v: %v", slow, took, err)
+		}
+		for i, s := range f.stores {
+			s.mu.Lock()
+			want := 1
+			if slow == 1 && i == 0 {
+				want = 0
+			}
+			if len(s.blocks) != want {
+				t.Errorf("%d slow: store %d has %d blocks, want %d", slow, i, len(s.blocks), want)
+			}
+			s.slow = 0
+			s.mu.Unlock()
+		}
+		must(t, h.Close())
+	}
+}
