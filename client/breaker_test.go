@@ -10,7 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tnvfs/tnv"
-	"github.com/tnvfs/tnv/protocol"
 )
 
 func TestBreaker(t *testing.T) {
@@ -174,39 +173,56 @@ func TestHedgesAreFew(t *testing.T) {
 	}
 }
 
-// A member that said BUSY is not asked as a second one.
+// A member that said BUSY is not asked as a second one: the first is waited for.
 func TestNoHedgeToBusy(t *testing.T) {
-	f := newFake(t, 1, 3)
+	f := newFake(t, 1, 2)
 	want := film(t, f)
 	c, h := viewer(t, f, "film")
-	var mu sync.Mutex
-	asked := 0
-	busy := f.stores[1]
-	busy.mu.Lock()
-	busy.refuse = func(typ protocol.Type) error {
-		mu.Lock()
-		defer mu.Unlock()
-		asked++
-		return tnv.E("get", tnv.KindBusy, "")
-	}
-	busy.mu.Unlock()
-	f.stores[0].freeze()
-	defer f.stores[0].thaw()
-	for range 10 {
+	first, busy := f.stores[0], f.stores[1]
+	first.mu.Lock()
+	first.slow = 100 * time.Millisecond
+	first.mu.Unlock()
+	for i := range 6 {
+		busy.mu.Lock()
+		before := busy.gets
+		busy.mu.Unlock()
+		c.nodes.worked(first.id)
 		c.nodes.refused(busy.id)
-		c.nodes.worked(f.stores[0].id) // so that it is asked first, and is silent
-		b := make([]byte, 100_000)
-		_, err := h.ReadAt(ctx, b, 20<<20)
+		off, b := int64(i)*(8<<20), make([]byte, 100_000)
+		_, err := h.ReadAt(ctx, b, off)
 		must(t, err)
-		if !bytes.Equal(b, want[20<<20:20<<20+len(b)]) {
-			t.Fatal("bytes differ")
+		busy.mu.Lock()
+		if busy.gets != before || !bytes.Equal(b, want[off:off+int64(len(b))]) {
+			t.Errorf("a member that had said BUSY was asked %d times", busy.gets-before)
 		}
-		c.cache.evict(1 << 40)
+		busy.mu.Unlock()
 	}
-	if mu.Lock(); asked > 0 {
-		t.Errorf("a member that had said BUSY was asked %d times", asked)
+}
+
+// Members that take much longer than others are asked behind them, until that is
+// long ago.
+func TestLaggardsLast(t *testing.T) {
+	n := newNodes("")
+	members := []tnv.Node{{ID: 1, State: tnv.NodeAlive}, {ID: 2, State: tnv.NodeAlive}}
+	for range 20 {
+		n.answered(1, 200*time.Millisecond)
+		n.answered(2, 5*time.Millisecond)
 	}
-	mu.Unlock()
+	first := func() (ones int) {
+		for key := range tnv.BlockID(50) {
+			if n.order(members, key)[0].ID == 1 {
+				ones++
+			}
+		}
+		return ones
+	}
+	if got := first(); got > 0 {
+		t.Errorf("a laggard comes first for %d of 50 blocks", got)
+	}
+	n.stat[1].heard = time.Now().Add(-10 * forgiveEvery)
+	if got := first(); got == 0 || got == 50 {
+		t.Errorf("what was seen long ago still counts: first for %d of 50 blocks", got)
+	}
 }
 
 // What is tried again is a small share of what works.
@@ -220,9 +236,22 @@ func TestRetryBudget(t *testing.T) {
 	if n.mayRetry() {
 		t.Fatal("retries without an end")
 	}
+	for range hedgeBurst {
+		if !n.mayHedge() {
+			t.Fatal("the burst of second questions is not there")
+		}
+	}
+	if n.mayHedge() {
+		t.Fatal("second questions without an end")
+	}
 	for range 20 {
 		n.answered(1, time.Millisecond)
 	}
+	n.tokens += 1e-9 // twenty times a twentieth
+	if !n.mayHedge() || n.mayHedge() {
+		t.Fatal("not one second question for twenty reads")
+	}
+	n.credit += 1e-9
 	if !n.mayRetry() || !n.mayRetry() || n.mayRetry() {
 		t.Fatal("not two retries for twenty reads")
 	}
