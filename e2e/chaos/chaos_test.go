@@ -34,7 +34,7 @@ type fault struct {
 }
 
 var faults = []fault{
-	{name: "kill -9", shows: "lost", short: true, last: 10 * time.Second,
+	{name: "kill -9", shows: "lost", last: 10 * time.Second,
 		begin: func(c *cluster) { c.signal(victim, syscall.SIGKILL) },
 		heal:  (*cluster).startVictim},
 	{name: "SIGSTOP 30 s", shows: "lost", last: 30 * time.Second,
