@@ -252,8 +252,12 @@ func TestRetryBudget(t *testing.T) {
 		t.Fatal("not one second question for twenty reads")
 	}
 	n.credit += 1e-9
-	if !n.mayRetry() || !n.mayRetry() || n.mayRetry() {
-		t.Fatal("not two retries for twenty reads")
+	got := 0
+	for n.mayRetry() {
+		got++
+	}
+	if got != 2 {
+		t.Fatalf("%d retries for twenty reads, not two", got)
 	}
 }
 

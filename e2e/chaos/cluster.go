@@ -25,14 +25,13 @@ const (
 
 // cluster is a tracker, storage daemons and a mount; one of the daemons is the victim.
 type cluster struct {
-	t            *testing.T
-	base         string
-	mount        string
-	core, apart  string // names of namespaces; the victim is in apart
-	disk         *disk  // the victim's
-	daemons      map[string]*exec.Cmd
-	ended        map[string]chan struct{}
-	victimListen string
+	t           *testing.T
+	base        string
+	mount       string
+	core, apart string // names of namespaces; the victim is in apart
+	disk        *disk  // the victim's
+	daemons     map[string]*exec.Cmd
+	ended       map[string]chan struct{}
 }
 
 const (

@@ -37,9 +37,7 @@ func mountDisk(backing, point string) (*disk, error) {
 		}
 	}
 	d := &disk{backing: backing, point: point}
-	data := &fs.LoopbackRoot{Path: backing, NewNode: func(root *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &diskNode{LoopbackNode: fs.LoopbackNode{RootData: root}, d: d}
-	}}
+	data := &fs.LoopbackRoot{Path: backing}
 	root := &diskNode{LoopbackNode: fs.LoopbackNode{RootData: data}, d: d}
 	data.RootNode = root
 	none := time.Duration(0) // the directory is changed behind the kernel's back, too
@@ -92,10 +90,16 @@ type diskNode struct {
 }
 
 var (
-	_ fs.NodeOpener   = (*diskNode)(nil)
-	_ fs.NodeCreater  = (*diskNode)(nil)
-	_ fs.NodeStatfser = (*diskNode)(nil)
+	_ fs.NodeOpener      = (*diskNode)(nil)
+	_ fs.NodeCreater     = (*diskNode)(nil)
+	_ fs.NodeStatfser    = (*diskNode)(nil)
+	_ fs.NodeWrapChilder = (*diskNode)(nil)
 )
+
+// WrapChild makes the nodes below pass the switch, too.
+func (n *diskNode) WrapChild(_ context.Context, ops fs.InodeEmbedder) fs.InodeEmbedder {
+	return &diskNode{LoopbackNode: fs.LoopbackNode{RootData: ops.(*fs.LoopbackNode).RootData}, d: n.d}
+}
 
 func (n *diskNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if e := n.d.touch(false); e != 0 {
