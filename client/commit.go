@@ -144,6 +144,7 @@ func (in *inode) commitBatch(ctx context.Context, batch []*piece, mode flushMode
 			return err
 		}
 	}
+	defer in.tell()()
 	a, err := in.commitStored(octx, batch, protocol.Commit{Sync: sync})
 	if err == nil {
 		in.committed(batch, a, sync)

@@ -29,6 +29,8 @@ type inode struct {
 	attr     tnv.Attr // newest known; Version 0: nothing known
 	ext      extentCache
 	dirty    dirtyData
+	before   *before              // nil: it was not cut lately
+	telling  chan struct{}        // while the owner is being told of a commit: closed when its answer is taken in
 	writers  map[*Handle]struct{} // handles open for writing
 	killSUID bool                 // due with the next write
 	// What fsync has to do beyond what is dirty.
@@ -48,6 +50,42 @@ func (in *inode) lockCommit(ctx context.Context) error {
 }
 
 func (in *inode) unlockCommit() { <-in.commit }
+
+// While a commit is under way nobody here knows whether what it holds, which is
+// dirty still, is newer than what the owner tells, or has been written over by
+// another client. So a read, of data or attributes, waits for the commit that it
+// finds under way. For one that begins later it need not: what that one holds was
+// the newest at a moment since the read began.
+
+// tell begins to tell the owner of a commit.
+func (in *inode) tell() (end func()) {
+	c := make(chan struct{})
+	in.mu.Lock()
+	in.telling = c
+	in.mu.Unlock()
+	return func() {
+		in.mu.Lock()
+		in.telling = nil
+		in.mu.Unlock()
+		close(c)
+	}
+}
+
+// told waits for a commit under way.
+func (in *inode) told(ctx context.Context) error {
+	in.mu.Lock()
+	c := in.telling
+	in.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return tnv.Wrap("wait for a commit", ctx.Err())
+	}
+}
 
 // noteLocked takes attributes that a reply brought, unless newer ones are known.
 func (in *inode) noteLocked(a tnv.Attr) {
@@ -197,6 +235,20 @@ func (t *inodes) open(ino tnv.Ino) bool {
 	defer t.mu.Unlock()
 	in := t.table[ino]
 	return in != nil && in.handles > 0
+}
+
+// told waits for a commit of an inode that is under way. waited: there was one.
+func (t *inodes) told(ctx context.Context, ino tnv.Ino) (waited bool, err error) {
+	t.mu.Lock()
+	in := t.table[ino]
+	t.mu.Unlock()
+	if in == nil {
+		return false, nil
+	}
+	in.mu.Lock()
+	waited = in.telling != nil
+	in.mu.Unlock()
+	return waited, in.told(ctx)
 }
 
 // merge takes attributes that a reply brought, and returns the newest that this

@@ -42,6 +42,7 @@ type leaseCache struct {
 	attrs    map[tnv.Ino]tnv.Attr         // leased
 	dirs     map[tnv.Ino]*leasedDir       // whose names are leased
 	names    int                          // in dirs
+	wanted   map[tnv.Ino]time.Duration    // when an inode's attributes were last recalled, or not leased though asked for
 	flying   map[protocol.LeaseKey]int    // touched by mutations under way
 	flyNames map[nameKey]int              // likewise
 	hints    map[nameKey]tnv.Ino          // what names stood for when last heard of; nothing is leased
@@ -50,10 +51,12 @@ type leaseCache struct {
 // Watcher keeps, above a client, what it was told: the kernel's caches, most of all.
 type Watcher interface {
 	// Invalidate returns when nothing that is named is believed any more. It is
-	// called before a mutation of the client's own that changes attributes, and when
-	// attributes or names are recalled, on any goroutine; it must not wait for a
-	// request under way.
+	// called before a mutation of the client's own that changes attributes, on any
+	// goroutine; it must not wait for another one.
 	Invalidate(keys []protocol.LeaseKey)
+	// Recalled is Invalidate when attributes or names are recalled since somebody else
+	// is to change them.
+	Recalled(keys []protocol.LeaseKey)
 	// InvalidateAll is Invalidate of everything.
 	InvalidateAll()
 }
@@ -97,7 +100,7 @@ const (
 func newLeaseCache(memory int64) *leaseCache {
 	return &leaseCache{max: int(min(max(memory/attrBytes, minLeases), maxLeases)),
 		recalled: map[protocol.LeaseKey]uint64{}, attrs: map[tnv.Ino]tnv.Attr{}, dirs: map[tnv.Ino]*leasedDir{},
-		flying: map[protocol.LeaseKey]int{}, flyNames: map[nameKey]int{}, hints: map[nameKey]tnv.Ino{}}
+		wanted: map[tnv.Ino]time.Duration{}, flying: map[protocol.LeaseKey]int{}, flyNames: map[nameKey]int{}, hints: map[nameKey]tnv.Ino{}}
 }
 
 // Watch has w told of what it must forget. It is called once, before anything is
@@ -258,7 +261,11 @@ func (l *leaseCache) takeAttrLocked(t *told, a tnv.Attr) {
 	if held && was.Version > a.Version {
 		return
 	}
-	if !l.grantedLocked(t, attrKey(a.Ino)) && (!held || !l.untouchedLocked(t.mark, attrKey(a.Ino))) {
+	granted := l.grantedLocked(t, attrKey(a.Ino))
+	if !granted && t.leased.Gen == l.gen && l.untouchedLocked(t.mark, attrKey(a.Ino)) && len(l.attrs) < minLeases { // the owner has room for more
+		l.wantedLocked(a.Ino)
+	}
+	if !granted && (!held || !l.untouchedLocked(t.mark, attrKey(a.Ino))) {
 		delete(l.attrs, a.Ino)
 		return
 	}
@@ -269,6 +276,29 @@ func (l *leaseCache) takeAttrLocked(t *told, a tnv.Attr) {
 		}
 	}
 	l.attrs[a.Ino] = a
+}
+
+// wantedFor is how long an inode counts as one that others change.
+const wantedFor = 5 * time.Second
+
+// wantedLocked notes that others change an inode.
+func (l *leaseCache) wantedLocked(ino tnv.Ino) {
+	if len(l.wanted) >= maxHints {
+		clear(l.wanted)
+	}
+	l.wanted[ino] = clock.Boot()
+}
+
+// contested tells whether others have changed an inode a moment ago.
+func (l *leaseCache) contested(ino tnv.Ino) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at, known := l.wanted[ino]
+	if known && clock.Boot()-at >= wantedFor {
+		delete(l.wanted, ino)
+		known = false
+	}
+	return known
 }
 
 // takeAttrs takes many in, of which all that the answer leased are in granted.

@@ -19,6 +19,7 @@ type leaseHarness struct {
 type fakeWatcher struct{ told []protocol.LeaseKey }
 
 func (w *fakeWatcher) Invalidate(keys []protocol.LeaseKey) { w.told = append(w.told, keys...) }
+func (w *fakeWatcher) Recalled(keys []protocol.LeaseKey)   { w.told = append(w.told, keys...) }
 func (w *fakeWatcher) InvalidateAll()                      {}
 
 func newLeaseHarness(t *testing.T) *leaseHarness {
@@ -267,5 +268,34 @@ func TestLeaseBounds(t *testing.T) {
 	}
 	if n != l.names {
 		t.Errorf("%d names are counted, there are %d", l.names, n)
+	}
+}
+
+// TestContested: an inode is contested while others take its lease back, or the owner
+// leases it to nobody.
+func TestContested(t *testing.T) {
+	l := newLeaseCache(64 << 20)
+	l.gen = 1
+	if l.contested(5) {
+		t.Error("nobody has touched it")
+	}
+	l.recall([]protocol.LeaseKey{attrKey(5), namesKey(6)})
+	if !l.contested(5) || l.contested(6) {
+		t.Error("a recall of attributes makes contested, and of nothing else")
+	}
+	refused := told{mark: l.mark(), leased: protocol.Leased{Gen: 1}}
+	l.takeAttr(&refused, tnv.Attr{Ino: 7, Version: 1})
+	if !l.contested(7) {
+		t.Error("the owner does not lease it")
+	}
+	l.wanted[7] -= wantedFor
+	if l.contested(7) || len(l.wanted) != 1 {
+		t.Error("contested for ever")
+	}
+	early := told{mark: l.mark(), leased: protocol.Leased{Gen: 1}}
+	l.fly([]tnv.Ino{8}).land()
+	l.takeAttr(&early, tnv.Attr{Ino: 8, Version: 1})
+	if l.contested(8) {
+		t.Error("what this client's own mutation took back")
 	}
 }

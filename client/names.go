@@ -12,7 +12,7 @@ import (
 
 // Lookup finds a name in a directory; the name may be "..".
 func (c *Client) Lookup(ctx context.Context, cred tnv.Cred, parent tnv.Ino, name string) (tnv.Attr, error) {
-	if ino, known := c.leases.lookup(parent, name); known {
+	if ino, known := c.leases.lookup(parent, name); known && len(name) <= tnv.MaxNameLen {
 		c.m.leaseHits.Inc()
 		if ino == 0 {
 			return tnv.Attr{}, tnv.E("lookup", tnv.KindNotExist, "%q", name)
@@ -34,12 +34,21 @@ func (c *Client) Lookup(ctx context.Context, cred tnv.Cred, parent tnv.Ino, name
 		return tnv.Attr{}, tnv.E("lookup", tnv.KindNotExist, "%q", name)
 	}
 	c.leases.takeAttr(with, rep.Attr)
+	if waited, err := c.inodes.told(ctx, rep.Attr.Ino); waited || err != nil {
+		if err != nil {
+			return tnv.Attr{}, err
+		}
+		return c.GetAttr(ctx, cred, rep.Attr.Ino)
+	}
 	return c.inodes.merge(rep.Attr), nil
 }
 
 // GetAttr reads an inode's attributes, with the size and mtime of what this
 // client has written and not yet committed.
 func (c *Client) GetAttr(ctx context.Context, cred tnv.Cred, ino tnv.Ino) (tnv.Attr, error) {
+	if _, err := c.inodes.told(ctx, ino); err != nil {
+		return tnv.Attr{}, err
+	}
 	if a, ok := c.leases.attr(ino); ok {
 		c.m.leaseHits.Inc()
 		return c.inodes.merge(a), nil
@@ -74,6 +83,9 @@ func (c *Client) SetAttr(ctx context.Context, cred tnv.Cred, req protocol.SetAtt
 	defer c.inodes.release(in)
 	if err := in.flush(ctx, flushCommit); err != nil {
 		return tnv.Attr{}, err
+	}
+	if req.Mask&protocol.SetSize != 0 {
+		defer in.remember(ctx, req.Size)()
 	}
 	a, err := set()
 	if err == nil {

@@ -39,13 +39,13 @@ func TestKillSUIDGoesWithItsWrite(t *testing.T) {
 	h.KillSUID()
 	write("by another", 0)
 	write("by root again, all over it", 0)
+	close(goOn)
+	must(t, <-flushed)
 	a, err := h.Attr(ctx)
 	must(t, err)
 	if a.Mode&0o7777 != 0o755 {
 		t.Errorf("mode %o before the commit", a.Mode&0o7777)
 	}
-	close(goOn)
-	must(t, <-flushed)
 	must(t, h.Flush(ctx))
 	write("by root", 0)
 	must(t, h.Close())

@@ -54,6 +54,9 @@ func (in *inode) readAt(ctx context.Context, h *Handle, p []byte, off int64, fre
 	case len(p) == 0:
 		return 0, nil
 	}
+	if err := in.told(ctx); err != nil {
+		return 0, err
+	}
 	done := 0
 	for done < len(p) {
 		n, err := in.readRange(ctx, h, p[done:min(len(p), done+maxRange)], off+int64(done), fresh)

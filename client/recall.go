@@ -37,6 +37,11 @@ func (l *leaseCache) recall(keys []protocol.LeaseKey) tnv.VolumeID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.forgetLocked(keys)
+	for _, k := range keys {
+		if k.Class == protocol.LeaseAttr {
+			l.wantedLocked(k.Ino)
+		}
+	}
 	return l.vol
 }
 
@@ -230,32 +235,40 @@ func (f *flight) take(t *told, now ...tnv.Ino) {
 	}
 }
 
-// pushed handles what the owner pushes on a connection: recalls, and new cluster
-// maps. What a recall names is
-// forgotten at once, and the owner is told when the kernel has forgotten it, too.
-// It does not block: it is called where the connection is read.
+// pushed handles what the owner pushes on a connection: recalls, new cluster maps,
+// and which trackers live. It does not block: it is called where the connection is
+// read. The map of a tracker that is the owner no more is not believed.
 func (c *Client) pushed(conn *protocol.Client, f *protocol.Frame) {
-	var rq protocol.Recall
 	switch f.Type {
+	case protocol.TypeTrackers:
+		var there protocol.Trackers
+		if f.Decode(&there) == nil {
+			c.link.learn(there.Addrs)
+		}
 	case protocol.TypeMapChanged:
 		var is protocol.MapChanged
-		if f.Decode(&is) == nil {
+		if f.Decode(&is) == nil && !c.link.left(conn) {
 			c.cmap.offer(&is.Map)
 		}
-		return
 	case protocol.TypeRecall:
-		if f.Decode(&rq) != nil {
-			return
+		var rq protocol.Recall
+		if f.Decode(&rq) == nil {
+			c.recall(conn, rq)
 		}
-	default:
-		return
 	}
+}
+
+// recall forgets what a recall names, at once, and tells the owner when the kernel
+// has forgotten it, too.
+func (c *Client) recall(conn *protocol.Client, rq protocol.Recall) {
 	c.m.recalls.Inc()
 	vol := c.leases.recall(rq.Keys)
 	c.wg.Add(1)
 	go func() {
 		defer c.wg.Done()
-		c.leases.forgetAbove(rq.Keys)
+		if w := c.leases.watcher.Load(); w != nil {
+			(*w).Recalled(rq.Keys)
+		}
 		ctx, cancel := c.opCtx()
 		defer cancel()
 		done := protocol.Recalled{Vol: vol, Session: rq.Session, ID: rq.ID}
@@ -280,6 +293,10 @@ func (c *Client) AttrLease(ino tnv.Ino, version uint64) time.Duration {
 	}
 	return c.leases.left(ino, version)
 }
+
+// Contested tells whether other clients have changed an inode a moment ago, or are
+// about to: what is kept of it above is not kept for long.
+func (c *Client) Contested(ino tnv.Ino) bool { return c.leases.contested(ino) }
 
 // NamesLease is how long what names in a directory stand for, or that they do not,
 // may be believed above without asking again: 0 unless this client is the only one

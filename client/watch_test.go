@@ -1,10 +1,13 @@
 package client
 
 import (
+	"context"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // A member that freezes costs a write and its fsync no more than it takes the
@@ -74,5 +77,43 @@ func TestSlowMembersAndSync(t *testing.T) {
 			s.mu.Unlock()
 		}
 		must(t, h.Close())
+	}
+}
+
+// A map that is pushed on another connection than the one in use is not believed:
+// it is of a tracker that was the owner.
+func TestMapOfFormerOwner(t *testing.T) {
+	f := newFake(t, 1, 1)
+	c := f.connect(f.config())
+	a, err := c.link.attach(ctx)
+	must(t, err)
+	m := *c.Map()
+	m.Epoch += 7
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	srv := &protocol.Server{Endpoint: &protocol.Endpoint{Key: f.key, Role: protocol.RoleTracker}, Log: quiet(),
+		Handle: func(_ context.Context, p *protocol.Peer, _ *protocol.Frame) ([]any, error) {
+			return []any{&protocol.OwnerReply{}}, p.Push(protocol.TypeMapChanged, &protocol.MapChanged{Map: m})
+		}}
+	go srv.Serve(ln)
+	defer srv.Close()
+	conn, err := c.link.connect(ctx, ln.Addr().String())
+	must(t, err)
+	defer conn.Close()
+	must(t, conn.Call(ctx, protocol.TypeOwner, nil, &protocol.Owner{})) // the push is read before the reply
+	if c.Map().Epoch == m.Epoch {
+		t.Error("a former owner's map is believed")
+	}
+	use := func(a *attachment) {
+		c.link.mu.Lock()
+		defer c.link.mu.Unlock()
+		c.link.cur = a
+	}
+	use(&attachment{conn: conn, sess: a.sess})
+	err = conn.Call(ctx, protocol.TypeOwner, nil, &protocol.Owner{})
+	use(a)
+	must(t, err)
+	if c.Map().Epoch != m.Epoch {
+		t.Error("the owner's map is not believed")
 	}
 }

@@ -1,7 +1,6 @@
 package fuse
 
 import (
-	"context"
 	"math"
 
 	raw "github.com/hanwen/go-fuse/v2/fuse"
@@ -51,32 +50,29 @@ func (f *FS) fillAttr(out *raw.Attr, a *tnv.Attr) {
 	out.Blksize = blockSize
 }
 
-// entry answers a request through which the kernel may learn an inode.
-func (f *FS) entry(out *raw.EntryOut, a *tnv.Attr, name nameTime) raw.Status {
+// entry answers a request through which the kernel may learn an inode. firm: see
+// pages.tells.
+func (f *FS) entry(out *raw.EntryOut, a *tnv.Attr, name nameTime) (firm bool) {
 	f.known.entered(a.Ino)
-	if f.pages.entered(a) {
+	drop, firm := f.pages.entered(a)
+	if drop {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
 	out.NodeId = f.node(a.Ino)
 	out.SetEntryTimeout(name.left())
 	out.SetAttrTimeout(f.stale)
 	f.fillAttr(&out.Attr, a)
-	return raw.OK
+	return firm
 }
 
-// attrs answers a request for attributes; adopted says that the kernel takes
-// them without looking whether the content changed, or they have changed since,
-// as it does from SETATTR.
-func (f *FS) attrs(ctx context.Context, out *raw.AttrOut, a *tnv.Attr, adopted bool) raw.Status {
-	if f.pages.told(a) {
+// tells notes attributes that go to the kernel in reply to a request that names
+// the inode. firm: see pages.tells.
+func (f *FS) tells(a *tnv.Attr) (firm bool) {
+	drop, firm := f.pages.tells(a)
+	if drop {
 		f.notify.send(f.node(a.Ino), a.Ino)
 	}
-	if !adopted {
-		f.pages.settled(ctx, a.Ino)
-		out.SetTimeout(f.attrTime(a, true))
-	}
-	f.fillAttr(&out.Attr, a)
-	return raw.OK
+	return firm
 }
 
 // GetAttr answers stat(2), and precedes read(2): see the package's page.
@@ -93,21 +89,21 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *raw.GetAttrIn, out *raw.AttrOut
 		return status(err)
 	}
 	f.acls.tell(asking, &in.InHeader, &a)
-	st := f.attrs(ctx, out, &a, false)
-	if byHandle {
-		if h := f.handle(in.Fh()); h != nil {
-			h.validated.Store(asked)
-			h.access.judge(&f.atimes, &a)
-			if h.kept {
-				f.accessed(h)
-			}
-			if nsec := f.pages.mtimeForRead(a.Ino, out.Mtimensec); nsec != out.Mtimensec {
-				out.Mtimensec = nsec
-				out.SetTimeout(0) // it is not to be shown to anybody
-			}
+	f.fillAttr(&out.Attr, &a)
+	wrong := false
+	if h := f.handle(in.Fh()); byHandle && h != nil {
+		h.validated.Store(asked)
+		h.access.judge(&f.atimes, &a)
+		if h.kept {
+			f.accessed(h)
 		}
+		f.pages.sees(&a)
+		out.Mtimensec, wrong = f.pages.wrongMtime(&a, out.Mtimensec)
 	}
-	return st
+	if firm := f.tells(&a); firm && !wrong {
+		out.SetTimeout(f.attrTime(&a, true))
+	}
+	return raw.OK
 }
 
 // Statx answers statx(2) where the time of birth is wanted.
@@ -121,11 +117,9 @@ func (f *FS) Statx(cancel <-chan struct{}, in *raw.StatxIn, out *raw.StatxOut) r
 		return status(err)
 	}
 	f.acls.tell(asking, &in.InHeader, &a)
-	if f.pages.told(&a) {
-		f.notify.send(f.node(a.Ino), a.Ino)
+	if f.tells(&a) {
+		out.SetTimeout(f.attrTime(&a, true))
 	}
-	f.pages.settled(ctx, a.Ino)
-	out.SetTimeout(f.attrTime(&a, true))
 	x := &out.Statx
 	x.Mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 	x.Blksize, x.Nlink, x.Uid, x.Gid = blockSize, a.Nlink, a.UID, a.GID
@@ -190,11 +184,16 @@ func (f *FS) SetAttr(cancel <-chan struct{}, in *raw.SetAttrIn, out *raw.AttrOut
 	defer ctx.end()
 	ino := f.ino(in.NodeId)
 	req := setAttr(in, ino, f.pages.regular(ino)) // of nothing, too: chown(2) to nobody else is a change
+	if req.Mask&protocol.SetSize != 0 {
+		defer f.pages.cutting(ino)()
+	}
 	a, err := f.b.SetAttr(ctx, cred(&in.InHeader), req)
 	if err != nil {
 		return status(err)
 	}
-	return f.attrs(ctx, out, &a, true)
+	f.tells(&a)
+	f.fillAttr(&out.Attr, &a) // the kernel adopts them: it is not to believe them
+	return raw.OK
 }
 
 // Access leaves the question to default_permissions.

@@ -35,6 +35,8 @@ type Backend interface {
 	// AttrLease is how long attributes of an Attr.Version, as returned by a method
 	// here, need not be asked for again.
 	AttrLease(ino tnv.Ino, version uint64) time.Duration
+	// Contested tells whether others have changed an inode a moment ago, or are about to.
+	Contested(ino tnv.Ino) bool
 	// NamesLease is how long names in a directory, those that are not there
 	// included, need not be asked for again.
 	NamesLease(dir tnv.Ino) time.Duration
@@ -54,6 +56,9 @@ type File interface {
 	// ViewVersion is View at the newest version of the file known here,
 	// without asking the owner for a newer one.
 	ViewVersion(ctx context.Context, off int64, n int) (parts [][]byte, release func(), err error)
+	// ViewBefore is View of what was there before the backend cut the file, a moment
+	// ago or just now. io.EOF: it did not, or there was nothing, or it is not known.
+	ViewBefore(ctx context.Context, off int64, n int) (parts [][]byte, release func(), err error)
 	// WriteAt writes all of p or fails. It keeps nothing of p.
 	WriteAt(ctx context.Context, p []byte, off int64) (int, error)
 	// Append is WriteAt at the end of the file, wherever that is by then.

@@ -16,28 +16,38 @@ import (
 const trustFor = 20 * time.Millisecond
 
 // pages knows of each regular file that the kernel knows which content the
-// kernel's pages are of.
+// kernel's pages are of, and which size it surely has heard of.
 //
-// With AUTO_INVAL_DATA the kernel drops a file's pages when a reply to LOOKUP,
-// GETATTR or STATX brings another size or mtime than the one before. That is not
-// enough:
+// Two things bind here, by what the kernel does (fs/fuse):
 //
-//   - the content changed and neither size nor mtime did (rsync, cp -p elsewhere);
-//   - the new mtime came in a reply to SETATTR, which the kernel just takes over;
-//   - replies overtook each other, or a reply was refused since its attributes
-//     were recalled while it was on its way (known.go);
+//   - A notification makes the kernel refuse the reply to every GETATTR and LOOKUP
+//     that was asked before it (attr_version), and a READ that was asked before it
+//     and ends short does not correct the size any more: what lies beyond is zeros.
+//     read(2) does not look at what it was refused, and goes by the size it had.
+//   - With AUTO_INVAL_DATA the kernel drops a file's pages, in whoever asked and
+//     before that one reads, when a reply brings another size or mtime than before.
+//
+// So whoever is about to read is never told of a new content by a notification, but
+// by the reply to the GETATTR that precedes each read(2), with an mtime that is
+// wrong by some nanoseconds (wrongMtime): by other ones in each reply, so that
+// each reader drops the pages itself. That is needed, since
+//
+//   - the content may change and neither size nor mtime do (rsync, cp -p elsewhere);
+//   - the new mtime may come in a reply to SETATTR, which the kernel just takes over;
+//   - replies overtake each other;
 //   - the kernel stores the new mtime, and drops the pages then: whoever reads in
-//     between finds nothing to wait for.
+//     between by the same mtime finds nothing to wait for.
 //
-// So whenever Attr.Data changed, be it by this mount's own writing (behind which
-// somebody else's may hide), the kernel is told to drop the pages, and the request
-// that brought the news, as every other one for attributes, is answered when that is
-// done: before the kernel hears of the new version nothing older than it is left. Dropping waits
-// for READs under way; no READ waits for attributes. A wait is bounded, since
-// a READ may take as long as the storage daemons do: after maxDropping the reply
-// goes, with an mtime that is wrong by some nanoseconds if the kernel asked before
-// it reads (other ones for each version; the process does not see it, see
-// mtimeForRead), so that the kernel itself drops the pages before it reads.
+// Whenever Attr.Data changed, be it by this mount's own writing (behind which
+// somebody else's may hide), the pages are behind, and no attributes are to be
+// believed, so that each read asks. They are not behind any more when a reader has
+// been told for settling, or by a notification: which is sent only when no handle is
+// open (an OPEN waits for its end), or nobody has read by one for settling, since
+// pages that are mapped are looked at without a request.
+//
+// And a reply that may be called back by a notification, since it is to be believed
+// for some time, is never the first that brings a content: it comes settling later,
+// when the first has reached the kernel.
 //
 // READs that arrive later are answered with content at least as new as the
 // attributes (the promise of File). So pages are never older than what inode.kept
@@ -47,16 +57,32 @@ type pages struct {
 	inodes map[tnv.Ino]*inode
 }
 
+// settling is how long a reply to the kernel takes at most until whoever waits for
+// it has taken it in.
+const settling = 50 * time.Millisecond
+
 // inode is the state of one regular file.
 type inode struct {
 	lookups uint64 // as the kernel counts them; at 0 it has forgotten the file
+	handles int    // open
 	writers int    // handles open for writing
 	data    uint64 // the newest Attr.Data seen
 	kept    uint64 // all pages are of this Attr.Data; 0: not known
-	stale   bool   // pages may be older than data, and the kernel is being told to drop them
-	off     uint32 // by how many nanoseconds the mtime is wrong while they are stale
+	size    uint64 // the newest that the kernel was told, or wrote
 
-	fresh chan struct{} // while stale: closed when that is over
+	behind bool      // pages may be older than data
+	asked  time.Time // when a reader was first told so
+	last   time.Time // when a reader last asked, or read
+	off    uint32    // by how many nanoseconds it was told a wrong mtime
+
+	told   uint64    // the newest Attr.Data that a reply carried
+	toldAt time.Time // when it first did; zero: the kernel has learnt the inode by it
+
+	dropping chan struct{} // while the kernel is being told to drop the pages: closed when that is over
+	cut      cut
+	shortAt  time.Time    // when the kernel was last told that the file is shorter than it knew
+	reads    *readGroup   // READs under way that no drain waits for
+	drained  []*readGroup // those that one does
 
 	version uint64 // the newest Attr.Version seen
 	noCaps  uint64 // no security.capability is set at this Attr.Version; 0: not known
@@ -69,95 +95,138 @@ func (p *pages) len() int {
 }
 
 // entered notes attributes that go to the kernel with one more reference to
-// the inode. It tells whether the pages are to be dropped.
-func (p *pages) entered(a *tnv.Attr) (drop bool) {
+// the inode: see told.
+func (p *pages) entered(a *tnv.Attr) (drop, firm bool) {
 	if !a.IsRegular() {
-		return false
+		return false, true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	in := p.inodes[a.Ino]
 	if in == nil { // not in the kernel: it has no pages
-		in = &inode{data: a.Data, version: a.Version}
+		in = &inode{data: a.Data, told: a.Data, size: a.Size, version: a.Version}
 		p.inodes[a.Ino] = in
 	}
 	in.lookups++
-	return in.saw(a)
+	return in.tell(a, time.Now())
 }
 
-// told notes attributes that go to the kernel. It tells whether the pages are to
-// be dropped.
-func (p *pages) told(a *tnv.Attr) (drop bool) {
+// tells notes attributes that go to the kernel. drop: the pages are to be dropped
+// by a notification. firm: the kernel has the content and the size that the
+// attributes tell of, and may believe them.
+func (p *pages) tells(a *tnv.Attr) (drop, firm bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	in := p.inodes[a.Ino]
-	return in != nil && in.saw(a)
+	if in == nil {
+		return false, !a.IsRegular()
+	}
+	return in.tell(a, time.Now())
 }
 
-// saw takes a version in.
-func (in *inode) saw(a *tnv.Attr) (drop bool) {
-	in.version = max(in.version, a.Version)
-	if a.Data <= in.data { // not new, or a reply that was overtaken
+func (in *inode) tell(a *tnv.Attr, now time.Time) (drop, firm bool) {
+	in.saw(a)
+	if a.Data > in.told {
+		in.told, in.toldAt = a.Data, now
+	}
+	if a.Data >= in.told {
+		in.size = a.Size
+	}
+	firm = !in.behind && a.Data == in.data && now.Sub(in.toldAt) >= settling
+	return in.drop(), firm
+}
+
+// drop begins to drop the pages, if that is to be, and hurts no reader.
+func (in *inode) drop() bool {
+	if !in.behind || in.handles > 0 || in.dropping != nil {
 		return false
 	}
-	if !in.stale {
-		in.stale, in.fresh = true, make(chan struct{})
-	}
-	in.data, in.kept = a.Data, 0
-	in.off = in.off%1000 + 1
+	in.dropping = make(chan struct{})
 	return true
 }
 
-// dropped notes that the kernel has dropped the pages that it had when version
-// data had been seen.
-func (p *pages) dropped(ino tnv.Ino, data uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if in := p.inodes[ino]; in != nil && in.data == data {
-		in.freshLocked()
-		if in.writers == 0 {
-			in.kept = data
-		}
-	}
-}
-
-func (in *inode) freshLocked() {
-	if in.stale {
-		close(in.fresh)
-		in.stale, in.fresh = false, nil
-	}
-}
-
-// maxDropping is how long a reply with attributes waits for pages to be dropped.
-const maxDropping = 200 * time.Millisecond
-
-// settled waits until the kernel's pages are of the version that a reply tells of.
-func (p *pages) settled(ctx context.Context, ino tnv.Ino) {
-	p.mu.Lock()
-	var fresh chan struct{}
-	if in := p.inodes[ino]; in != nil {
-		fresh = in.fresh
-	}
-	p.mu.Unlock()
-	if fresh == nil {
+// saw takes a version in.
+func (in *inode) saw(a *tnv.Attr) {
+	in.version = max(in.version, a.Version)
+	if a.Data <= in.data { // not new, or a reply that was overtaken
 		return
 	}
-	t := time.NewTimer(maxDropping)
-	defer t.Stop()
-	select {
-	case <-fresh:
-	case <-t.C:
-	case <-ctx.Done():
+	in.data, in.kept = a.Data, 0
+	in.behind, in.asked = true, time.Time{}
+}
+
+// asked notes that a READ arrived.
+func (p *pages) asked(ino tnv.Ino, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if in := p.inodes[ino]; in != nil {
+		in.last = at
 	}
 }
 
-// unsettled tells whether pages may be older than attributes that are told: then
-// the kernel must ask before each read.
-func (p *pages) unsettled(ino tnv.Ino) bool {
+// sees takes a version in that somebody else heard of than the kernel.
+func (p *pages) sees(a *tnv.Attr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if in := p.inodes[a.Ino]; in != nil {
+		in.saw(a)
+	}
+}
+
+// opened tells whether a handle is open.
+func (p *pages) opened(ino tnv.Ino) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	in := p.inodes[ino]
-	return in != nil && in.stale
+	return in != nil && in.handles > 0
+}
+
+// quiet tells whether the pages are behind and nobody has asked for long, so that a
+// notification hurts none: it is to be sent.
+func (p *pages) quiet(ino tnv.Ino) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	in := p.inodes[ino]
+	if in == nil || !in.behind || in.dropping != nil || time.Since(in.last) < settling {
+		return false
+	}
+	in.dropping = make(chan struct{})
+	return true
+}
+
+// dropped ends what drop or quiet began: the kernel has dropped, if it could, the
+// pages that it had when version data had been seen. again: there is news since,
+// and it is to be told once more.
+func (p *pages) dropped(ino tnv.Ino, data uint64, could bool) (again bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	in := p.inodes[ino]
+	if in == nil {
+		return false
+	}
+	in.droppedLocked()
+	if !could {
+		return false
+	}
+	if in.data == data {
+		in.caughtUp()
+	}
+	return in.drop()
+}
+
+func (in *inode) droppedLocked() {
+	if in.dropping != nil {
+		close(in.dropping)
+		in.dropping = nil
+	}
+}
+
+// caughtUp notes that no page is older than data.
+func (in *inode) caughtUp() {
+	in.behind, in.asked = false, time.Time{}
+	if in.writers == 0 {
+		in.kept = in.data
+	}
 }
 
 // seen is the newest Attr.Data seen.
@@ -170,52 +239,94 @@ func (p *pages) seen(ino tnv.Ino) uint64 {
 	return 0
 }
 
-// mtimeForRead is the mtime's nanoseconds for a GETATTR that names a handle:
-// the kernel asks so for itself only, before it reads or seeks, and shows the
-// answer to nobody.
-func (p *pages) mtimeForRead(ino tnv.Ino, nsec uint32) uint32 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if in := p.inodes[ino]; in != nil && in.stale {
-		return (nsec + in.off) % 1e9
-	}
-	return nsec
-}
-
-// open notes that a handle is opened. keep: the pages are of this version
-// (FOPEN_KEEP_CACHE); else the kernel drops them all when it gets the reply.
-//
-// While a handle is open for writing the pages' version is not known, since
-// this mount's own unflushed data is among them and may fail to be committed.
-// The kernel drops written pages anyway when it hears of their new mtime.
-func (p *pages) open(a *tnv.Attr, writable bool) (keep, drop bool) {
+// wrongMtime is the mtime's nanoseconds for a GETATTR that names a handle: the
+// kernel asks so for itself only, before it reads or seeks, and shows the answer
+// to nobody. wrong: it may differ from the true ones, or from what the kernel was
+// told last, and is not to be believed.
+func (p *pages) wrongMtime(a *tnv.Attr, nsec uint32) (_ uint32, wrong bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	in := p.inodes[a.Ino]
 	if in == nil {
-		return false, false
+		return nsec, false
 	}
-	drop = in.saw(a)
-	keep = in.kept != 0 && in.kept == a.Data && in.writers == 0 && !in.stale
+	now := time.Now()
+	in.last = now
+	if !in.behind {
+		return nsec, false
+	}
+	if in.asked.IsZero() {
+		in.asked = now
+	}
+	if a.Data == in.data && now.Sub(in.asked) >= settling {
+		in.caughtUp()
+		return nsec, true
+	}
+	in.off = in.off%1e6 + 1
+	return (nsec + in.off) % 1e9, true
+}
+
+// maxOpening is how long an OPEN waits for pages to be dropped.
+const maxOpening = 200 * time.Millisecond
+
+// open notes that a handle is opened. keep: the pages are of this version
+// (FOPEN_KEEP_CACHE); else the kernel drops them all when it gets the reply. A handle
+// that is direct leaves them alone.
+//
+// While a handle is open for writing the pages' version is not known, since
+// this mount's own unflushed data is among them and may fail to be committed.
+func (p *pages) open(ctx context.Context, a *tnv.Attr, writable, direct bool) (keep bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	in := p.inodes[a.Ino]
+	for most := time.Now().Add(maxOpening); in != nil && in.dropping != nil && in.handles == 0 && time.Now().Before(most); in = p.inodes[a.Ino] {
+		dropping := in.dropping
+		p.mu.Unlock()
+		wait(ctx, dropping, time.Until(most))
+		p.mu.Lock()
+	}
+	if in == nil {
+		return false
+	}
+	in.handles++
+	in.saw(a)
+	keep = in.kept != 0 && in.kept == a.Data && in.writers == 0 && !direct
 	if writable {
 		in.writers++
 	}
 	switch {
 	case in.writers > 0:
 		in.kept = 0
-	case in.data == a.Data:
+	case in.data == a.Data && !in.behind && !direct:
 		in.kept = a.Data
 	}
-	return keep, drop
+	return keep
 }
 
-// closed notes that a handle that was open for writing is not any more.
-func (p *pages) closed(ino tnv.Ino) {
+// wait returns when a channel is closed, or some time is over.
+func wait(ctx context.Context, c <-chan struct{}, most time.Duration) {
+	t := time.NewTimer(most)
+	defer t.Stop()
+	select {
+	case <-c:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// closed notes that a handle is not open any more. drop: see tells.
+func (p *pages) closed(ino tnv.Ino, writable bool) (drop bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if in := p.inodes[ino]; in != nil && in.writers > 0 {
-		in.writers--
+	in := p.inodes[ino]
+	if in == nil {
+		return false
 	}
+	in.handles = max(0, in.handles-1)
+	if writable {
+		in.writers = max(0, in.writers-1)
+	}
+	return in.drop()
 }
 
 // forget takes references back.
@@ -227,7 +338,7 @@ func (p *pages) forget(ino tnv.Ino, n uint64) {
 		return
 	}
 	if in.lookups -= min(n, in.lookups); in.lookups == 0 {
-		in.freshLocked()
+		in.droppedLocked()
 		delete(p.inodes, ino)
 	}
 }

@@ -41,13 +41,19 @@
 // behind such a GETATTR are answered at the version that it brought, without
 // asking the owner again. READs without one, which are faults of mapped pages and
 // reads of O_APPEND handles, ask the owner first. A page that is mapped already
-// is not looked at again by anybody until the file is stat'ed or read.
+// goes when the file's lease is recalled, or within a second where nothing is leased.
+// How the kernel is brought to drop pages, and to hear of a new size in time, is
+// told in caching.go; what may not overlap with a READ, in reads.go.
 //
 // Data goes from the client's buffers to the kernel by writev(2), with no copy
 // in between.
 //
 // # Handles
 //
-// Handles with O_APPEND bypass the page cache, and the owner finds the offset as
+// Handles that are opened for reading while others change the file bypass the page
+// cache: each read(2) is one READ, which is answered by the newest version, and the
+// kernel has no size of its own to be wrong about.
+//
+// Handles with O_APPEND bypass the page cache, too, and the owner finds the offset as
 // it commits: what two mounts append at one moment stands one behind the other.
 package fuse

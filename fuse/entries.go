@@ -159,8 +159,8 @@ func (e *entries) recalledAll() (until time.Duration) {
 
 // forget has the kernel forget names that it may believe until a time.
 func (e *entries) forget(until time.Duration) {
-	left := until - clock.Boot()
-	if left <= 0 {
+	left := until + slack - clock.Boot()
+	if until == 0 || left <= 0 {
 		return
 	}
 	e.mu.Lock()
@@ -169,7 +169,7 @@ func (e *entries) forget(until time.Duration) {
 	if dev == nil || !mountedBelow(dev) && newEpoch(dev) == nil {
 		return // without a device the kernel's side is over
 	}
-	time.Sleep(left + slack)
+	time.Sleep(left)
 }
 
 // slack is how much later than it was told the kernel may stop to believe: it
@@ -207,21 +207,30 @@ func anyBelow(mountinfo, dev string) bool {
 	return false
 }
 
-// moved notes that names may have taken their timeouts from one directory to
-// another: a dentry is moved with what a revalidation under way sets.
-func (e *entries) moved(from, to tnv.Ino) {
+// moved notes that a name may have taken its timeout from one directory to another:
+// a dentry is moved with what a revalidation under way sets. It tells whether it may.
+func (e *entries) moved(from, to tnv.Ino) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	n := e.dirs[from]
-	if n == nil || from == to {
-		return
+	n, now := e.dirs[from], clock.Boot()
+	if n == nil || from == to || now >= n.until+slack {
+		return false
 	}
 	there := e.dirs[to]
 	if there == nil {
 		there = &knownNames{}
 		e.dirs[to] = there
 	}
-	there.until = max(there.until, clock.Boot()+maxTimeout)
+	there.until = max(there.until, now+maxTimeout)
+	return true
+}
+
+// renamed sees to it, before the kernel moves a name, that it does not go on to
+// believe the name in a directory whose names nobody will recall from this mount.
+func (f *FS) renamed(from, to tnv.Ino) {
+	if f.entries.moved(from, to) && f.b.NamesLease(to) == 0 {
+		f.entries.forget(f.entries.recalled(to))
+	}
 }
 
 // nameTime is how long the kernel may believe what a name in a directory stands

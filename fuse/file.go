@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"context"
 	"errors"
 	"io"
 	"syscall"
@@ -30,24 +31,21 @@ func (f *FS) Open(cancel <-chan struct{}, in *raw.OpenIn, out *raw.OpenOut) raw.
 	if err != nil {
 		return status(err)
 	}
-	f.opened(out, file, &a, in.Flags)
+	f.opened(ctx, out, file, &a, in.Flags)
 	return raw.OK
 }
 
 // opened gives an open file its number and the kernel its instructions.
-func (f *FS) opened(out *raw.OpenOut, file File, a *tnv.Attr, flags uint32) {
+func (f *FS) opened(ctx context.Context, out *raw.OpenOut, file File, a *tnv.Attr, flags uint32) {
 	h := &handle{file: file, ino: a.Ino,
 		writable: flags&syscall.O_ACCMODE != syscall.O_RDONLY}
-	h.direct = h.writable && flags&syscall.O_APPEND != 0
+	h.appends = h.writable && flags&syscall.O_APPEND != 0
+	h.direct = h.appends || !h.writable && f.b.Contested(a.Ino)
 	h.validated.Store(-int64(trustFor))
 	h.access.never = flags&unix.O_NOATIME != 0
 	h.access.judge(&f.atimes, a)
-	keep, drop := f.pages.open(a, h.writable)
-	h.kept = keep
-	if drop {
-		f.notify.send(f.node(a.Ino), a.Ino)
-	}
-	if keep {
+	h.kept = f.pages.open(ctx, a, h.writable, h.direct)
+	if h.kept {
 		out.OpenFlags |= raw.FOPEN_KEEP_CACHE
 	}
 	if h.direct {
@@ -70,10 +68,17 @@ func (f *FS) Read(cancel <-chan struct{}, in *raw.ReadIn, _ []byte) (raw.ReadRes
 		view = h.file.ViewVersion
 	}
 	f.accessed(h)
+	arrived := time.Now()
+	f.pages.asked(h.ino, arrived)
 	v := &viewed{}
+	v.releases = append(v.one[:0], f.pages.reading(h.ino))
 	for want := int(in.Size); v.size < want; view = h.file.ViewVersion {
 		parts, release, err := view(ctx, int64(in.Offset)+int64(v.size), want-v.size)
+		if errors.Is(err, io.EOF) && f.pages.under(h.ino, arrived) { // a cut
+			parts, release, err = h.file.ViewBefore(ctx, int64(in.Offset)+int64(v.size), want-v.size)
+		}
 		if errors.Is(err, io.EOF) {
+			f.pages.short(ctx, h.ino, in.Offset+uint64(v.size), arrived)
 			break
 		}
 		if err != nil {
@@ -102,9 +107,6 @@ const maxParts = 1000
 
 // add takes parts in, up to a size in all. It tells whether there were any bytes.
 func (v *viewed) add(parts [][]byte, release func(), limit int) bool {
-	if v.releases == nil {
-		v.releases = v.one[:0]
-	}
 	if release != nil {
 		v.releases = append(v.releases, release)
 	}
@@ -118,11 +120,15 @@ func (v *viewed) add(parts [][]byte, release func(), limit int) bool {
 	return v.size > was
 }
 
+// replying is how long go-fuse takes at most to write an empty answer, of which it
+// does not say when it is written.
+const replying = 2 * time.Millisecond
+
 // result is what go-fuse gets, which calls Done on answers that are not empty.
 func (v *viewed) result() raw.ReadResult {
 	switch {
 	case v.size == 0:
-		v.Done()
+		time.AfterFunc(replying, v.Done)
 		return raw.ReadResultData(nil)
 	case len(v.parts) > maxParts:
 		defer v.Done()
@@ -167,7 +173,8 @@ func (f *FS) Writev(cancel <-chan struct{}, in *raw.WriteIn, data [][]byte) (uin
 		h.file.KillSUID()
 	}
 	// What comes from mapped pages has its place, O_APPEND or not.
-	appends := h.direct && in.WriteFlags&raw.WRITE_CACHE == 0
+	appends := h.appends && in.WriteFlags&raw.WRITE_CACHE == 0
+	f.pages.writing(ctx, h.ino, in.Offset+uint64(in.Size))
 	var done int
 	for _, p := range data {
 		var n int
@@ -233,7 +240,7 @@ func (f *FS) Release(_ <-chan struct{}, in *raw.ReleaseIn) {
 	if err := h.file.Close(); err != nil {
 		f.log.WithError(err).WithField("ino", h.ino).Warn("a file that nobody has open any more failed to close")
 	}
-	if h.writable {
-		f.pages.closed(h.ino)
+	if f.pages.closed(h.ino, h.writable) {
+		f.notify.send(f.node(h.ino), h.ino)
 	}
 }

@@ -63,7 +63,8 @@ type handle struct {
 	file      File
 	ino       tnv.Ino
 	writable  bool
-	direct    bool         // O_APPEND: past the page cache
+	appends   bool         // O_APPEND
+	direct    bool         // past the page cache
 	kept      bool         // the kernel may read from its pages alone
 	validated atomic.Int64 // when the kernel last asked for the attributes by this handle
 	access    access

@@ -102,7 +102,7 @@ func (k *known) believed(ino tnv.Ino) bool {
 }
 
 func (n *knownInode) recalled(now time.Duration) (live bool) {
-	live = now < n.until
+	live = now < n.until+slack
 	n.until = 0
 	n.recalls++
 	return live
@@ -130,7 +130,7 @@ func (k *known) len() int {
 
 // attrTime is how long the kernel may believe attributes that go to it in reply
 // to a request that names the inode itself (GETATTR), or does not (LOOKUP): as
-// long as they are leased, and its pages are of the same version.
+// long as they are leased. The kernel must have the content (pages.tells).
 func (f *FS) attrTime(a *tnv.Attr, named bool) time.Duration {
 	if f.stale > 0 {
 		return f.stale
@@ -140,15 +140,31 @@ func (f *FS) attrTime(a *tnv.Attr, named bool) time.Duration {
 		return 0
 	}
 	d := min(f.b.AttrLease(a.Ino, a.Version), maxTimeout)
-	if d == 0 || f.pages.unsettled(a.Ino) {
+	if d == 0 {
 		return 0
 	}
 	return f.known.timeout(n, recalls, d)
 }
 
-// Invalidate has the kernel drop what it believes of inodes (client.Watcher). The
-// notification takes no lock that a request could hold: see fuse_reverse_inval_inode.
-func (f *FS) Invalidate(keys []protocol.LeaseKey) {
+// Invalidate has the kernel drop what it believes of inodes that a mutation of
+// this mount's own is to change (client.Watcher). The notification takes no lock
+// that a request could hold: see fuse_reverse_inval_inode.
+func (f *FS) Invalidate(keys []protocol.LeaseKey) { f.invalidate(keys, f.notify.attributes) }
+
+// Recalled has the kernel drop what it believes of inodes that somebody else is to
+// change (client.Watcher); and the pages of what is open, for mapped ones are
+// looked at without a request. That waits for READs under way, which wait for no recall.
+func (f *FS) Recalled(keys []protocol.LeaseKey) {
+	f.invalidate(keys, func(node uint64) {
+		if f.pages.opened(f.ino(node)) {
+			f.notify.pages(node)
+		} else {
+			f.notify.attributes(node)
+		}
+	})
+}
+
+func (f *FS) invalidate(keys []protocol.LeaseKey, tell func(node uint64)) {
 	if f.stale > 0 {
 		return
 	}
@@ -158,7 +174,8 @@ func (f *FS) Invalidate(keys []protocol.LeaseKey) {
 		case key.Class == protocol.LeaseNames:
 			names = max(names, f.entries.recalled(key.Ino))
 		case f.known.believed(key.Ino):
-			f.notify.attributes(f.node(key.Ino))
+			f.pages.drain(key.Ino)
+			tell(f.node(key.Ino))
 		}
 	}
 	f.entries.forget(names)
@@ -174,17 +191,26 @@ func (f *FS) InvalidateAll() {
 
 // attributes tells the kernel to ask for an inode's attributes again, and returns
 // when it has heard that.
-func (n *notifier) attributes(node uint64) {
+func (n *notifier) attributes(node uint64) { n.now(node, -1, 0) }
+
+// pages tells the kernel to drop a file's pages, too.
+func (n *notifier) pages(node uint64) { n.now(node, 0, -1) }
+
+func (n *notifier) now(node uint64, off, length int64) {
 	n.mu.Lock()
 	tell := n.tell
 	n.mu.Unlock()
 	if tell != nil {
-		tell(node, -1, 0) // ENOENT: the kernel does not have it
+		tell(node, off, length) // ENOENT: the kernel does not have it
 	}
 }
 
-// refreshEvery is how often open files are looked at, of which nothing is leased.
-const refreshEvery = time.Second
+// Open files of which nothing is leased are looked at every refreshEvery, and
+// what the kernel has not dropped by itself is dropped every dropEvery.
+const (
+	dropEvery    = 250 * time.Millisecond
+	refreshEvery = 4 * dropEvery
+)
 
 // openFiles are the inodes that have a handle, with the newest version seen.
 func (f *FS) openFiles() map[tnv.Ino]uint64 {
@@ -205,24 +231,33 @@ func (f *FS) openFiles() map[tnv.Ino]uint64 {
 // the kernel's side.
 func (f *FS) refresher() {
 	defer f.watchers.Done()
-	tick := time.NewTicker(refreshEvery)
+	tick := time.NewTicker(dropEvery)
 	defer tick.Stop()
-	for {
+	for n := 0; ; n++ {
 		select {
 		case <-f.over:
 			return
 		case <-tick.C:
 		}
 		for ino, version := range f.openFiles() {
-			if f.b.AttrLease(ino, version) > 0 {
-				continue
+			if n%int(refreshEvery/dropEvery) == 0 {
+				f.refresh(ino, version)
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), refreshEvery)
-			a, err := f.b.GetAttr(ctx, tnv.Root, ino)
-			cancel()
-			if err == nil && f.pages.told(&a) {
+			if f.pages.quiet(ino) {
 				f.notify.send(f.node(ino), ino)
 			}
 		}
+	}
+}
+
+// refresh looks at a file of which nothing is leased.
+func (f *FS) refresh(ino tnv.Ino, version uint64) {
+	if f.b.AttrLease(ino, version) > 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), refreshEvery)
+	defer cancel()
+	if a, err := f.b.GetAttr(ctx, tnv.Root, ino); err == nil {
+		f.pages.sees(&a)
 	}
 }

@@ -75,7 +75,9 @@ func TestEntries(t *testing.T) {
 	if e.timeout(7, n, recalls, time.Minute) != time.Minute {
 		t.Error("what is leased gets no timeout")
 	}
-	e.moved(7, 8)
+	if !e.moved(7, 8) || e.moved(7, 7) || e.moved(10, 7) {
+		t.Error("what names are believed in is told wrongly when they are moved")
+	}
 	for _, dir := range []tnv.Ino{7, 8} {
 		if e.recalled(dir) == 0 || e.recalled(dir) != 0 {
 			t.Errorf("directory %d: what is believed is to be forgotten, once", dir)

@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"context"
 	"syscall"
 
 	raw "github.com/hanwen/go-fuse/v2/fuse"
@@ -35,10 +36,10 @@ func (f *FS) Lookup(cancel <-chan struct{}, in *raw.InHeader, name string, out *
 		return status(err)
 	}
 	f.acls.tell(asking, in, &a)
-	st := f.entry(out, &a, believed)
-	f.pages.settled(ctx, a.Ino)
-	out.SetAttrTimeout(f.attrTime(&a, false))
-	return st
+	if f.entry(out, &a, believed) {
+		out.SetAttrTimeout(f.attrTime(&a, false))
+	}
+	return raw.OK
 }
 
 // Forget takes back what Lookup and its like gave out.
@@ -58,7 +59,8 @@ func (f *FS) Mknod(cancel <-chan struct{}, in *raw.MknodIn, name string, out *ra
 	if err != nil {
 		return status(err)
 	}
-	return f.entry(out, &rep.Attr, believed)
+	f.entry(out, &rep.Attr, believed)
+	return raw.OK
 }
 
 // Mkdir makes a directory.
@@ -71,7 +73,8 @@ func (f *FS) Mkdir(cancel <-chan struct{}, in *raw.MkdirIn, name string, out *ra
 	if err != nil {
 		return status(err)
 	}
-	return f.entry(out, &a, believed)
+	f.entry(out, &a, believed)
+	return raw.OK
 }
 
 // Symlink makes a symbolic link.
@@ -83,7 +86,8 @@ func (f *FS) Symlink(cancel <-chan struct{}, in *raw.InHeader, target, name stri
 	if err != nil {
 		return status(err)
 	}
-	return f.entry(out, &a, believed)
+	f.entry(out, &a, believed)
+	return raw.OK
 }
 
 // Readlink reads one.
@@ -107,7 +111,8 @@ func (f *FS) Link(cancel <-chan struct{}, in *raw.LinkIn, name string, out *raw.
 	if err != nil {
 		return status(err)
 	}
-	return f.entry(out, &a, believed)
+	f.entry(out, &a, believed)
+	return raw.OK
 }
 
 // Unlink removes a name that is not a directory's.
@@ -134,8 +139,8 @@ func (f *FS) Rename(cancel <-chan struct{}, in *raw.RenameIn, from, to string) r
 	defer ctx.end()
 	_, err := f.b.Rename(ctx, cred(&in.InHeader), protocol.Rename{Parent: f.ino(in.NodeId), Name: from,
 		NewParent: f.ino(in.Newdir), NewName: to, Flags: in.Flags})
-	f.entries.moved(f.ino(in.NodeId), f.ino(in.Newdir))
-	f.entries.moved(f.ino(in.Newdir), f.ino(in.NodeId))
+	f.renamed(f.ino(in.NodeId), f.ino(in.Newdir))
+	f.renamed(f.ino(in.Newdir), f.ino(in.NodeId))
 	return status(err)
 }
 
@@ -154,7 +159,7 @@ func (f *FS) Create(cancel <-chan struct{}, in *raw.CreateIn, name string, out *
 		}
 		return status(err)
 	}
-	f.created(out, file, &rep.Attr, in.Flags, believed)
+	f.created(ctx, out, file, &rep.Attr, in.Flags, believed)
 	return raw.OK
 }
 
@@ -167,13 +172,13 @@ func (f *FS) Tmpfile(cancel <-chan struct{}, in *raw.CreateIn, out *raw.CreateOu
 	if err != nil {
 		return status(err)
 	}
-	f.created(out, file, &rep.Attr, in.Flags, nameTime{f: f})
+	f.created(ctx, out, file, &rep.Attr, in.Flags, nameTime{f: f})
 	return raw.OK
 }
 
 // created tells the kernel of a file that is new, and open.
-func (f *FS) created(out *raw.CreateOut, file File, a *tnv.Attr, flags uint32, name nameTime) {
+func (f *FS) created(ctx context.Context, out *raw.CreateOut, file File, a *tnv.Attr, flags uint32, name nameTime) {
 	f.entry(&out.EntryOut, a, name)
-	f.opened(&out.OpenOut, file, a, flags)
+	f.opened(ctx, &out.OpenOut, file, a, flags)
 	f.pages.noCaps(a.Ino, a.Version) // it is new
 }

@@ -14,10 +14,10 @@ import (
 // is told, at most maxNotifying of them: one that is stuck delays no other. What
 // waits is bounded by the files that the kernel knows, each at most once.
 //
-// Requests only ever put things here, and never wait.
+// Requests only ever put things here; only OPEN waits (see pages).
 type notifier struct {
-	done func(ino tnv.Ino, data uint64) // the pages of before data was seen are gone
-	seen func(ino tnv.Ino) uint64       // set with done
+	done func(ino tnv.Ino, data uint64, could bool) (again bool) // the pages of before data was seen are gone, if they could be dropped
+	seen func(ino tnv.Ino) uint64                                // set with done
 	sent atomic.Uint64
 
 	mu      sync.Mutex
@@ -42,8 +42,12 @@ func (n *notifier) to(tell func(node uint64, off, length int64) raw.Status) {
 func (n *notifier) stop() {
 	n.mu.Lock()
 	n.tell = nil
-	clear(n.waiting)
+	left := n.waiting
+	n.waiting = map[tnv.Ino]uint64{}
 	n.mu.Unlock()
+	for ino := range left {
+		n.done(ino, 0, false)
+	}
 	n.wg.Wait()
 }
 
@@ -56,10 +60,12 @@ func (n *notifier) len() int {
 // send has the pages of a file dropped, soon.
 func (n *notifier) send(node uint64, ino tnv.Ino) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	if n.tell == nil {
+		n.mu.Unlock()
+		n.done(ino, 0, false)
 		return
 	}
+	defer n.mu.Unlock()
 	n.waiting[ino] = node
 	if !n.busy[ino] && len(n.busy) < maxNotifying {
 		n.busy[ino] = true
@@ -83,14 +89,19 @@ func (n *notifier) run(ino tnv.Ino) {
 		delete(n.waiting, ino)
 		tell := n.tell
 		n.mu.Unlock()
-		if !again || tell == nil {
+		if !again {
+			return
+		}
+		if tell == nil {
+			n.done(ino, 0, false)
 			return
 		}
 		data := n.seen(ino)
 		n.sent.Add(1)
 		// ENOENT: the kernel does not have the inode, and so no pages.
-		if st := tell(node, 0, -1); st == raw.OK || st == raw.ENOENT {
-			n.done(ino, data)
+		st := tell(node, 0, -1)
+		if n.done(ino, data, st == raw.OK || st == raw.ENOENT) {
+			n.send(node, ino)
 		}
 	}
 }

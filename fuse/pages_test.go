@@ -12,52 +12,109 @@ func regular(data uint64, mtime int64) *tnv.Attr {
 	return &tnv.Attr{Ino: 5, Mode: tnv.TypeRegular.Mode(), Data: data, Version: data, Mtime: mtime}
 }
 
+// known is the state of a file that the kernel has known for long.
+func knownPages(handles int) *pages {
+	p := &pages{inodes: map[tnv.Ino]*inode{}}
+	p.entered(regular(1, 100))
+	for range handles {
+		p.open(context.Background(), regular(1, 100), false, false)
+	}
+	return p
+}
+
 // TestPages walks through the cases that caching.go names, without a kernel
 // whose timing hides them.
 func TestPages(t *testing.T) {
-	fresh := func() *pages {
-		p := &pages{inodes: map[tnv.Ino]*inode{}}
-		p.entered(regular(1, 100))
-		return p
-	}
-	stale := func(p *pages) bool { return p.mtimeForRead(5, 100) != 100 }
+	tells := func(p *pages, a *tnv.Attr) bool { drop, _ := p.tells(a); return drop }
+	firm := func(p *pages, a *tnv.Attr) bool { _, firm := p.tells(a); return firm }
 	cases := []struct {
-		name        string
-		do          func(p *pages) bool
-		drop, stale bool
+		name         string
+		handles      int
+		do           func(p *pages) bool
+		drop, behind bool
 	}{
-		{"nothing new", func(p *pages) bool { return p.told(regular(1, 100)) }, false, false},
-		{"new, new mtime", func(p *pages) bool { return p.told(regular(2, 200)) }, true, true},
-		{"new, same mtime", func(p *pages) bool { return p.told(regular(2, 100)) }, true, true},
-		{"two new ones", func(p *pages) bool { p.told(regular(2, 200)); return p.told(regular(3, 300)) }, true, true},
-		{"overtaken", func(p *pages) bool { p.told(regular(3, 300)); return p.told(regular(2, 200)) }, false, true},
-		{"learnt by OPEN", func(p *pages) bool { _, drop := p.open(regular(2, 100), false); return drop }, true, true},
+		{"nothing new", 0, func(p *pages) bool { return tells(p, regular(1, 100)) }, false, false},
+		{"new, new mtime", 0, func(p *pages) bool { return tells(p, regular(2, 200)) }, true, true},
+		{"new, same mtime", 0, func(p *pages) bool { return tells(p, regular(2, 100)) }, true, true},
+		{"being dropped", 0, func(p *pages) bool { tells(p, regular(2, 200)); return tells(p, regular(3, 300)) }, false, true},
+		{"overtaken", 1, func(p *pages) bool { tells(p, regular(3, 300)); return tells(p, regular(2, 200)) }, false, true},
+		{"open", 1, func(p *pages) bool { return tells(p, regular(2, 200)) }, false, true},
+		{"closed", 1, func(p *pages) bool { tells(p, regular(2, 200)); return p.closed(5, false) }, true, true},
+		{"one of two closed", 2, func(p *pages) bool { tells(p, regular(2, 200)); return p.closed(5, false) }, false, true},
+		{"seen by nobody who reads", 1, func(p *pages) bool { p.sees(regular(2, 200)); return p.quiet(5) }, true, true},
+		{"seen by a reader a moment ago", 1, func(p *pages) bool {
+			p.sees(regular(2, 200))
+			p.wrongMtime(regular(2, 200), 200)
+			return p.quiet(5)
+		}, false, true},
 	}
 	for _, c := range cases {
-		p := fresh()
-		if drop := c.do(p); drop != c.drop || stale(p) != c.stale {
-			t.Errorf("%s: drop %v, stale %v; want %v, %v", c.name, drop, stale(p), c.drop, c.stale)
+		p := knownPages(c.handles)
+		if drop := c.do(p); drop != c.drop || p.inodes[5].behind != c.behind {
+			t.Errorf("%s: drop %v, behind %v; want %v, %v", c.name, drop, p.inodes[5].behind, c.drop, c.behind)
 		}
-		p.dropped(5, p.seen(5))
-		if stale(p) {
-			t.Errorf("%s: stale after the pages were dropped", c.name)
+		now := regular(p.seen(5), 300)
+		if c.behind && firm(p, now) {
+			t.Errorf("%s: attributes may be believed while the pages are behind", c.name)
+		}
+		if p.dropped(5, p.seen(5), true) || p.inodes[5].behind {
+			t.Errorf("%s: behind after the pages were dropped", c.name)
+		}
+		if c.behind && firm(p, now) {
+			t.Errorf("%s: attributes may be believed before the first that told so can be with the kernel", c.name)
+		}
+		p.inodes[5].toldAt = p.inodes[5].toldAt.Add(-settling)
+		if !firm(p, now) {
+			t.Errorf("%s: attributes may not be believed, for ever", c.name)
 		}
 	}
-	p := fresh()
-	p.told(regular(2, 100))
-	p.dropped(5, 1) // begun before version 2 was seen
-	if !stale(p) {
+	p := knownPages(0)
+	p.tells(regular(2, 100))
+	p.tells(regular(3, 100))
+	if !p.dropped(5, 2, true) || !p.inodes[5].behind { // begun before version 3 was seen
 		t.Error("a notification that came too early counts")
+	}
+	if p.dropped(5, 3, false) || !p.inodes[5].behind {
+		t.Error("a notification that could not be sent counts")
+	}
+}
+
+// TestWrongMtime: each reader of a file whose pages are behind is told another
+// mtime, until settling is over, and then the true one, which is not to be believed
+// by that reply.
+func TestWrongMtime(t *testing.T) {
+	p := knownPages(1)
+	ask := func(a *tnv.Attr) (uint32, bool) { return p.wrongMtime(a, 100) }
+	if nsec, wrong := ask(regular(1, 100)); wrong || nsec != 100 {
+		t.Error("wrong with nothing new")
+	}
+	p.sees(regular(2, 100))
+	told := map[uint32]bool{100: true}
+	for range 100 {
+		nsec, wrong := ask(regular(2, 100))
+		if !wrong || told[nsec] {
+			t.Fatalf("told %d, wrong %v", nsec, wrong)
+		}
+		told[nsec] = true
+	}
+	p.inodes[5].asked = p.inodes[5].asked.Add(-settling)
+	if nsec, wrong := ask(regular(1, 100)); !wrong || told[nsec] {
+		t.Error("a reply that was overtaken ends it")
+	}
+	if nsec, wrong := ask(regular(2, 100)); !wrong || nsec != 100 {
+		t.Errorf("at the end %d, wrong %v", nsec, wrong)
+	}
+	if nsec, wrong := ask(regular(2, 100)); wrong || nsec != 100 {
+		t.Errorf("after the end %d, wrong %v", nsec, wrong)
 	}
 }
 
 // TestKeep: pages are kept only of the version that they are known to be of.
 func TestKeep(t *testing.T) {
-	p := &pages{inodes: map[tnv.Ino]*inode{}}
-	p.entered(regular(1, 100))
+	p := knownPages(0)
 	want := func(what string, a *tnv.Attr, writable, want bool) {
 		t.Helper()
-		if keep, _ := p.open(a, writable); keep != want {
+		if keep := p.open(context.Background(), a, writable, false); keep != want {
 			t.Errorf("%s: keep %v", what, keep)
 		}
 	}
@@ -65,15 +122,15 @@ func TestKeep(t *testing.T) {
 	want("second open", regular(1, 100), false, true)
 	want("changed", regular(2, 200), false, false)
 	want("not dropped yet", regular(2, 200), false, false)
-	p.dropped(5, 2)
+	p.dropped(5, 2, true)
 	want("an overtaken reply", regular(1, 100), false, false)
 	want("unchanged", regular(2, 200), false, true)
 	want("for writing", regular(2, 200), true, true)
 	want("while it is open for writing", regular(2, 200), false, false)
-	p.closed(5)
+	p.closed(5, true)
 	want("first open after it", regular(2, 200), false, false)
 	want("second open after it", regular(2, 200), false, true)
-	p.told(regular(3, 200))
+	p.tells(regular(3, 200))
 	want("stale", regular(3, 200), false, false)
 	p.forget(5, 1)
 	if p.len() != 0 {
@@ -83,37 +140,60 @@ func TestKeep(t *testing.T) {
 	want("known anew", regular(3, 200), false, false)
 }
 
-// TestSettled: a reply waits until the pages are dropped of which it brings news,
-// and no longer than it may.
-func TestSettled(t *testing.T) {
-	p := &pages{inodes: map[tnv.Ino]*inode{}}
-	p.entered(regular(1, 100))
-	waits := func(ctx context.Context) time.Duration {
-		start := time.Now()
-		p.settled(ctx, 5)
-		return time.Since(start)
-	}
-	if d := waits(context.Background()); d > maxDropping/2 {
+// took is how long f takes.
+func took(f func()) time.Duration {
+	start := time.Now()
+	f()
+	return time.Since(start)
+}
+
+// TestOpening: an OPEN waits until the pages are dropped, and no longer than it may.
+func TestOpening(t *testing.T) {
+	p := knownPages(0)
+	open := func() { p.open(context.Background(), regular(2, 200), false, false); p.inodes[5].handles = 0 }
+	if d := took(open); d > maxOpening/2 {
 		t.Errorf("nothing to wait for: %v", d)
 	}
-	p.told(regular(2, 200))
-	if d := waits(context.Background()); d < maxDropping {
+	p.tells(regular(2, 200))
+	if d := took(open); d < maxOpening {
 		t.Errorf("the pages stay: %v", d)
 	}
 	go func() {
 		time.Sleep(10 * time.Millisecond)
-		p.dropped(5, 2)
+		p.dropped(5, 2, true)
 	}()
-	if d := waits(context.Background()); d > maxDropping/2 {
+	if d := took(open); d > maxOpening/2 {
 		t.Errorf("the pages are dropped: %v", d)
 	}
-	p.told(regular(3, 300))
+}
+
+// TestDrain: a recall waits for the READs that are under way, and no longer than it may.
+func TestDrain(t *testing.T) {
+	p := knownPages(1)
+	drain := func() { p.drain(5) }
+	if d := took(drain); d > maxDraining/2 {
+		t.Errorf("nothing to wait for: %v", d)
+	}
+	one, two := p.reading(5), p.reading(5)
+	if d := took(drain); d < maxDraining {
+		t.Errorf("READs are under way, and it took %v", d)
+	}
+	one()
+	late := p.reading(5)
 	go func() {
 		time.Sleep(10 * time.Millisecond)
-		p.forget(5, 1)
+		two()
+		late()
 	}()
-	if d := waits(context.Background()); d > maxDropping/2 {
-		t.Errorf("the kernel has forgotten the file: %v", d)
+	if d := took(drain); d < 10*time.Millisecond || d > maxDraining/2 {
+		t.Errorf("READs end, and it took %v", d)
+	}
+	if in := p.inodes[5]; len(in.drained) > 0 {
+		t.Error("what is over is waited for")
+	}
+	p.reading(5)()
+	if d := took(drain); d > maxDraining/2 {
+		t.Errorf("READs are over: %v", d)
 	}
 }
 
@@ -141,5 +221,40 @@ func TestKillPending(t *testing.T) {
 		if dying, known := killPending([]byte(text)); dying != want[0] || known != want[1] {
 			t.Errorf("%q: %v, %v", text, dying, known)
 		}
+	}
+}
+
+// TestShort: while a file is cut here, the kernel is told that it ends no sooner than
+// it can believe it.
+func TestShort(t *testing.T) {
+	p := &pages{inodes: map[tnv.Ino]*inode{}}
+	a := regular(1, 100)
+	a.Size = 32
+	p.entered(a)
+	short := func(end uint64, arrived time.Time) time.Duration {
+		return took(func() { p.short(context.Background(), 5, end, arrived) })
+	}
+	if d := short(0, time.Now()); d > takenIn/2 {
+		t.Errorf("nobody cuts it: %v", d)
+	}
+	done := p.cutting(5)
+	early := time.Now()
+	time.AfterFunc(10*time.Millisecond, done)
+	if d := short(0, early); d < settling+5*time.Millisecond || d > maxOpening {
+		t.Errorf("asked for before the reply: %v", d)
+	}
+	if d := short(0, early); d > takenIn/2 {
+		t.Errorf("long after the reply: %v", d)
+	}
+	p.cutting(5)()
+	if d := short(32, early); d > takenIn/2 {
+		t.Errorf("it is not short: %v", d)
+	}
+	if d := short(0, time.Now()); d < takenIn/2 || d > settling/2 {
+		t.Errorf("asked for behind the reply: %v", d)
+	}
+	p.cutting(5)
+	if d := short(0, time.Now()); d < maxOpening || d > 2*maxOpening {
+		t.Errorf("the owner does not answer: %v", d)
 	}
 }

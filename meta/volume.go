@@ -123,6 +123,43 @@ func (v *Volume) Close() {
 	v.store.close()
 }
 
+// SetCache changes how many bytes of records are kept in memory.
+func (v *Volume) SetCache(bytes int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.budget = bytes
+	v.evictLocked(0)
+}
+
+// connections are those of the sessions, as far as they have one.
+func (v *Volume) connections() (all []Pusher) {
+	v.smu.Lock()
+	defer v.smu.Unlock()
+	for _, s := range v.sessions {
+		if s.to != nil {
+			all = append(all, s.to)
+		}
+	}
+	return all
+}
+
+// Disconnect ends the connections of all sessions: they will find the next owner.
+func (v *Volume) Disconnect() {
+	for _, to := range v.connections() {
+		if c, ok := to.(interface{ Close() }); ok {
+			c.Close()
+		}
+	}
+}
+
+// Tell sends all sessions what they did not ask for, each on a goroutine of its
+// own. Not to be called once Close was.
+func (v *Volume) Tell(t protocol.Type, values ...any) {
+	for _, to := range v.connections() {
+		v.bg.Go(func() { to.Push(t, values...) }) // who does not get it asks
+	}
+}
+
 // Dead is closed when the volume was given up because a batch could not be applied.
 func (v *Volume) Dead() <-chan struct{} { return v.dead }
 

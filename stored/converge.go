@@ -90,7 +90,7 @@ type lack struct {
 // run gives true if nothing is lacking as far as all peers and trackers say.
 func (r *round) run() (whole bool) {
 	d := r.d
-	if epoch, _ := d.cluster.version(); epoch == 0 { // who the peers are is not known yet
+	if !d.cluster.heard() { // who the peers are is not known yet
 		return false
 	}
 	peers := d.cluster.peers()

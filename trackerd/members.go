@@ -28,6 +28,12 @@ const (
 
 // members knows the groups and their storage daemons: those that were taken
 // into the cluster, and what their heartbeats say. It makes the cluster map.
+//
+// Each tracker makes its own: membership is the same for all of them, who is alive
+// each measures. The epoch names the run of the tracker that made a map, and grows
+// with each run; versions order the maps of one epoch. So a client believes the map
+// of its volume's owner, whatever it had from another; and a storage daemon, which
+// hears of all trackers, keeps one of each (package stored).
 type members struct {
 	log     *logrus.Entry
 	epoch   tnv.Epoch
@@ -38,6 +44,7 @@ type members struct {
 	version uint64
 	groups  []tnv.Group // ids and names; Nodes is not used
 	nodes   map[tnv.NodeID]*member
+	asOf    time.Time // whatever the registry said then is in groups and nodes
 	usageAt time.Time // of the last map made for used space alone
 }
 
@@ -87,6 +94,44 @@ func (m *members) publishLocked() {
 	m.current.Store(is)
 }
 
+// know takes in what the registry said when its reading began: stores that were
+// admitted, and places that were taken, at another tracker.
+func (m *members) know(groups []tnv.Group, began time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if began.Before(m.asOf) { // it may lack who was admitted here meanwhile, and name who was replaced
+		return
+	}
+	m.asOf = began
+	changed := false
+	for _, g := range groups {
+		if !slices.ContainsFunc(m.groups, func(have tnv.Group) bool { return have.ID == g.ID }) {
+			m.groups = append(m.groups, tnv.Group{ID: g.ID, Name: g.Name})
+			changed = true
+		}
+		for _, n := range g.Nodes {
+			is := m.nodes[n.ID]
+			if is != nil && (!is.heard.IsZero() || is.node.Boot >= n.Boot && is.node.Addr == n.Addr) {
+				continue // it speaks for itself, or nothing is new
+			}
+			m.nodes[n.ID] = &member{node: n}
+			changed = true
+		}
+	}
+	known := tnv.Map{Groups: groups}
+	for id, is := range m.nodes {
+		if known.Node(id) == nil {
+			delete(m.nodes, id)
+			changed = true
+			m.log.WithFields(logrus.Fields{"node": id, "addr": is.node.Addr}).Warn("a store is no member any more: another has its place")
+		}
+	}
+	if changed {
+		m.publishLocked()
+		m.tellLocked()
+	}
+}
+
 // announced takes in a storage daemon that the registry has admitted to a group,
 // in the place of another one if that is not 0.
 func (m *members) announced(n tnv.Node, replaced tnv.NodeID, group string, via *protocol.Peer) {
@@ -101,6 +146,7 @@ func (m *members) announced(n tnv.Node, replaced tnv.NodeID, group string, via *
 	}
 	n.State = tnv.NodeAlive
 	now := time.Now()
+	m.asOf = now
 	m.nodes[n.ID] = &member{node: n, heard: now, until: now.Add(lostAfter), via: via, beat: protocol.NodeBeat{Node: n.ID, Boot: n.Boot, Comparing: true}}
 	m.publishLocked()
 	m.tellLocked()

@@ -28,7 +28,7 @@ func newMetrics(t *tracker) *metrics {
 		return func() (sum float64) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
-			for _, v := range t.volumes {
+			for _, v := range t.held.volumes() {
 				if st, err := v.Status(ctx); err == nil {
 					sum += pick(st)
 				}
@@ -37,12 +37,13 @@ func newMetrics(t *tracker) *metrics {
 		}
 	}
 	gauge("tnv_tracker_memory_budget_bytes", "The memory budget.", func() float64 { return float64(t.cfg.Memory) })
+	gauge("tnv_tracker_volumes", "Volumes that this tracker owns.", func() float64 { return float64(len(t.held.volumes())) })
 	gauge("tnv_tracker_files", "Inodes in use.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.Files) }))
 	gauge("tnv_tracker_bytes", "Bytes allocated to files.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.Bytes) }))
 	gauge("tnv_tracker_sessions", "Client sessions.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.Sessions) }))
 	gauge("tnv_tracker_pending_deletions", "Blocks to be deleted, counted per store.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.PendingDeletions) }))
 	gauge("tnv_tracker_leases", "Leases on names and attributes that sessions hold.", func() (n float64) {
-		for _, v := range t.volumes {
+		for _, v := range t.held.volumes() {
 			n += float64(v.Leases())
 		}
 		return n
@@ -60,7 +61,7 @@ func newMetrics(t *tracker) *metrics {
 
 func (m *metrics) observe(t protocol.Type, since time.Time) {
 	name := "unknown" // whatever a client sends: the labels must not grow with it
-	if meta.IsOperation(t) || t >= protocol.TypeOpenSession && t <= protocol.TypeLacking || t == protocol.TypeRecalled {
+	if meta.IsOperation(t) || t >= protocol.TypeOpenSession && t <= protocol.TypeLacking || t >= protocol.TypeOwner && t <= protocol.TypeRecalled {
 		name = strconv.FormatUint(uint64(t), 16)
 	}
 	m.requests.WithLabelValues(name).Observe(time.Since(since).Seconds())

@@ -76,7 +76,7 @@ func pause(ctx context.Context, d time.Duration) {
 // expireSessions ends silent sessions. That may take long, and nothing waits for it.
 func (t *tracker) expireSessions(ctx context.Context) {
 	for ctx.Err() == nil {
-		for _, v := range t.volumes {
+		for _, v := range t.held.volumes() {
 			if err := v.Expire(ctx, time.Now()); err != nil && ctx.Err() == nil {
 				t.log.WithError(err).Warn("ending silent sessions failed; it is tried again")
 			}
@@ -85,26 +85,52 @@ func (t *tracker) expireSessions(ctx context.Context) {
 	}
 }
 
-// forgetGone removes what the volumes say of stores that are no members any more:
-// nothing of them will be confirmed.
+// forgetGone has removed, ever so often, what volumes say of stores that are gone.
 func (t *tracker) forgetGone(ctx context.Context) {
 	for ; ctx.Err() == nil; pause(ctx, forgetEvery) {
-		for _, v := range t.volumes {
-			for _, n := range v.Named() {
-				for more := t.members.Map().Node(n) == nil; more && ctx.Err() == nil; {
-					var err error
-					if more, err = v.Forget(ctx, n); err != nil && ctx.Err() == nil {
-						t.log.WithError(err).WithField("node", n).Warn("what is known of a store that is gone is not forgotten yet")
-					}
-				}
-			}
+		if err := t.forgetOnce(ctx); err != nil && ctx.Err() == nil {
+			t.log.WithError(err).Warn("what is known of stores that are gone is not forgotten yet")
 		}
 	}
 }
 
+// forgetOnce removes what the volumes here say of stores that are no members any
+// more: nothing of them will be confirmed. Who is a member the registry says, as it
+// is read *behind* what the volumes say: a store is in it before any tracker names
+// it. This tracker's own list may lack stores that were admitted at another one, and
+// that a volume's last owner knew.
+func (t *tracker) forgetOnce(ctx context.Context) error {
+	vols, some := t.held.volumes(), false
+	named := make([][]tnv.NodeID, len(vols))
+	for i, v := range vols {
+		named[i] = v.Named()
+		some = some || len(named[i]) > 0
+	}
+	if !some {
+		return nil
+	}
+	if err := t.directory.refresh(ctx); err != nil {
+		return err
+	}
+	groups, _ := t.directory.groups()
+	known := tnv.Map{Groups: groups}
+	var all []error
+	for i, v := range vols {
+		for _, n := range named[i] {
+			for more := known.Node(n) == nil; more && ctx.Err() == nil; {
+				var err error
+				if more, err = v.Forget(ctx, n); err != nil {
+					all = append(all, tnv.Wrap("forget store "+n.String(), err))
+				}
+			}
+		}
+	}
+	return errors.Join(all...)
+}
+
 // deleteAt sends a store the deletions that it has not confirmed.
 func (t *tracker) deleteAt(ctx context.Context, n tnv.Node) {
-	for _, v := range t.volumes {
+	for _, v := range t.held.volumes() {
 		if err := t.deleteIn(ctx, n, v); err != nil && ctx.Err() == nil {
 			t.log.WithError(err).WithField("node", n.ID).Warn("deleting blocks failed; it is tried again")
 			pause(ctx, deleteBackoff)

@@ -46,7 +46,7 @@ func (w *worker) data() {
 	case 4:
 		w.append()
 	case 5, 6:
-		w.readKept(w.one(overwritten...))
+		w.readKept(w.one(append(overwritten[:3:3], emptied...)...))
 	default:
 		w.read(w.one(append(append(overwritten[:3:3], emptied...), replaced...)...))
 	}

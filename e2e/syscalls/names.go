@@ -17,6 +17,12 @@ func names() []Case {
 			_, err := os.Create(dir + "/" + long + "n")
 			want(t, "create", err, unix.ENAMETOOLONG)
 			want(t, "mkdir", unix.Mkdir(dir+"/"+long+"n", 0o755), unix.ENAMETOOLONG)
+			_, err = os.ReadDir(dir) // all that is there is known now
+			want(t, "list", err, nil)
+			var st unix.Stat_t
+			want(t, "stat", unix.Stat(dir+"/"+long+"n", &st), unix.ENAMETOOLONG)
+			want(t, "unlink", unix.Unlink(dir+"/"+long+"n"), unix.ENAMETOOLONG)
+			want(t, "truncate", unix.Truncate(dir+"/"+long+"n", 0), unix.ENAMETOOLONG)
 			want(t, "rename", unix.Rename(dir+"/"+long, dir+"/"+long+"n"), unix.ENAMETOOLONG)
 			want(t, "link", unix.Link(dir+"/"+long, dir+"/"+long+"n"), unix.ENAMETOOLONG)
 			want(t, "symlink", unix.Symlink("x", dir+"/"+long+"n"), unix.ENAMETOOLONG)

@@ -77,6 +77,12 @@ func (f *file) View(ctx context.Context, off int64, n int) ([][]byte, func(), er
 	return f.view(ctx, "view", off, n)
 }
 
+// ViewBefore knows nothing: a file is cut in no time.
+func (f *file) ViewBefore(context.Context, int64, int) ([][]byte, func(), error) {
+	return nil, func() {}, io.EOF
+}
+
+// ViewVersion is View: there is no older version.
 func (f *file) ViewVersion(ctx context.Context, off int64, n int) ([][]byte, func(), error) {
 	return f.view(ctx, "viewversion", off, n)
 }

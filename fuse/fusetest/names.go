@@ -359,6 +359,9 @@ func (v *Volume) StatFS(ctx context.Context) (tnv.StatFS, error) {
 // AttrLease tells that nothing is leased.
 func (v *Volume) AttrLease(tnv.Ino, uint64) time.Duration { return 0 }
 
+// Contested tells that nothing is.
+func (v *Volume) Contested(tnv.Ino) bool { return false }
+
 // NamesLease tells that nothing is leased.
 func (v *Volume) NamesLease(tnv.Ino) time.Duration { return 0 }
 
