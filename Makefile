@@ -4,6 +4,7 @@
 # make test    all tests; installs what they need, as root
 # make race    the tests of all packages with the race detector
 # make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=, TRACKERS=)
+# make chaos      one storage daemon in every kind of trouble: docs/chaos.md   (root; FAULT= for one of them)
 # make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
 # make failover   three trackers on PostgreSQL, killed, frozen and stopped under load  (ROUNDS=100, SEED=)
 # make page    the HTTP daemon's page, from its sources (npm); what is built is committed
@@ -41,7 +42,7 @@ TRACKERS ?= 1
 # Of the long test of failovers.
 ROUNDS ?= 100
 
-.PHONY: build up down test race coherence programs failover page page-check lint bench install clean
+.PHONY: build up down test race coherence chaos programs failover page page-check lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -66,6 +67,10 @@ race:
 
 coherence: build
 	go test -count=1 -timeout 24h -v -run 'TestCoherence$$' ./e2e/coherence -ops=$(OPS) -seed=$(SEED) -trackers=$(TRACKERS) -histories='$(CURDIR)'
+
+chaos: build
+	@bash .ci/deps
+	go test -count=1 -timeout 1h -v ./e2e/chaos -long -fault='$(FAULT)' -table='$(if $(FAULT),,$(CURDIR)/docs/chaos.md)'
 
 programs: build
 	@bash .ci/deps programs

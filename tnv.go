@@ -219,10 +219,15 @@ const (
 	NodeAlive                    // heartbeats arrive
 	NodeFull                     // alive, takes no new blocks
 	NodeLeaving                  // alive, stopping: takes no new blocks
+	NodeSlow                     // alive, but its disk fails or takes seconds: nobody waits for it
 )
 
 func (s NodeState) String() string {
-	return [...]string{"lost", "alive", "full", "leaving"}[s&3]
+	names := [...]string{"lost", "alive", "full", "leaving", "slow"}
+	if int(s) >= len(names) {
+		return "unknown"
+	}
+	return names[s]
 }
 
 // Node is a storage daemon as the cluster map shows it.
@@ -243,6 +248,34 @@ type Group struct {
 	ID    GroupID
 	Name  string
 	Nodes []Node
+}
+
+// Awaited tells whether a member is worth waiting for: a lost one is not, and a
+// slow one only while every member that lives is slow.
+func (g *Group) Awaited(id NodeID) bool {
+	slow, prompt := false, 0
+	for i := range g.Nodes {
+		switch n := &g.Nodes[i]; {
+		case n.State == NodeLost:
+		case n.State == NodeSlow:
+			slow = slow || n.ID == id
+		case n.ID == id:
+			return true
+		default:
+			prompt++
+		}
+	}
+	return slow && prompt == 0
+}
+
+// Awaiting counts the members that are worth waiting for.
+func (g *Group) Awaiting() (n int) {
+	for i := range g.Nodes {
+		if g.Awaited(g.Nodes[i].ID) {
+			n++
+		}
+	}
+	return n
 }
 
 // Map is the cluster map: every group and storage daemon. Version grows with every change.
@@ -272,6 +305,18 @@ func (m *Map) Node(id NodeID) *Node {
 		}
 	}
 	return nil
+}
+
+// Awaited is a node that is worth waiting for (Group.Awaited); nil if it is not.
+func (m *Map) Awaited(id NodeID) *Node {
+	n := m.Node(id)
+	if n == nil {
+		return nil
+	}
+	if g := m.Group(n.Group); g != nil && !g.Awaited(id) {
+		return nil
+	}
+	return n
 }
 
 // StatFS is what statfs(2) tells of a volume. Bytes, not blocks.

@@ -250,7 +250,7 @@ func (in *inode) putAgain(ctx context.Context, batch []*piece, elsewhere bool) e
 			}
 			continue
 		}
-		if current(p.put.holders, g) >= alive(g) && !elsewhere {
+		if current(p.put.holders, g) >= g.Awaiting() && !elsewhere {
 			continue
 		}
 		in.c.m.putRetries.Inc()

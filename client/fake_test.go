@@ -78,6 +78,9 @@ func (f *fakeCluster) clusterMap() *tnv.Map {
 	for _, s := range f.stores {
 		s.mu.Lock()
 		n := tnv.Node{ID: s.id, Group: s.group, Boot: s.boot, Addr: s.addr, Host: "elsewhere", State: s.state, Capacity: 1 << 40, Used: s.used}
+		if s.shown != 0 {
+			n.Boot = s.shown
+		}
 		m.Version += s.version
 		s.mu.Unlock()
 		if g := m.Group(s.group); g != nil {
@@ -457,11 +460,8 @@ func (t *fakeTracker) commit(rq *protocol.Commit, s tnv.SessionID, m *tnv.Map) (
 			if i < 0 {
 				return nil, tnv.E("commit", tnv.KindInvalid, "no holders")
 			}
-			have, alive := uint32(0), uint32(0)
+			have, alive := uint32(0), uint32(m.Group(e.Group).Awaiting())
 			for _, n := range m.Group(e.Group).Nodes {
-				if n.State != tnv.NodeLost {
-					alive++
-				}
 				if slices.Contains(rq.Holders[i].Holders, tnv.Holder{Node: n.ID, Boot: n.Boot}) {
 					have++
 				}

@@ -30,6 +30,7 @@ type fakeStore struct {
 	mu      sync.Mutex
 	state   tnv.NodeState
 	boot    tnv.BootID
+	shown   tnv.BootID // not 0: the boot that the tracker knows of
 	used    uint64
 	version uint64 // of its entry in the map
 	blocks  map[tnv.BlockKey]*fakeBlock

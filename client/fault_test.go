@@ -376,7 +376,7 @@ func syncOfRestarted(t *testing.T, lose bool) {
 	cfg.Memory = 256 << 20 // so that the blocks are not committed early
 	c := f.connect(cfg)
 	h := create(t, c, "x")
-	want := randomBytes(7, 9<<20)
+	want := randomBytes(7, 8<<20) // whole blocks: nothing else is put that would tell of the restart
 	_, err := h.WriteAt(ctx, want, 0)
 	must(t, err)
 	deadline := time.Now().Add(3 * time.Second)
@@ -392,7 +392,25 @@ func syncOfRestarted(t *testing.T, lose bool) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	f.stores[0].restart(lose)
+	s := f.stores[0]
+	s.mu.Lock()
+	s.shown = s.boot // the tracker hears of the restart later: only the store itself can tell
+	s.mu.Unlock()
+	s.restart(lose)
+	time.AfterFunc(500*time.Millisecond, func() {
+		s.mu.Lock()
+		s.shown = 0
+		s.version++
+		s.mu.Unlock()
+	})
+	f.track.mu.Lock()
+	early := len(f.track.commits) > 0
+	f.track.mu.Unlock()
+	if early { // a second has passed: it is not this sync that commits them
+		t.Log("the machine is slow: once more")
+		syncOfRestarted(t, lose)
+		return
+	}
 	must(t, h.Sync(ctx, false))
 	for _, s := range f.stores {
 		s.mu.Lock()
@@ -401,8 +419,8 @@ func syncOfRestarted(t *testing.T, lose bool) {
 				t.Errorf("store %v: block %v is not synced", s.id, k)
 			}
 		}
-		if len(s.blocks) != 3 {
-			t.Errorf("store %v has %d blocks, want 3", s.id, len(s.blocks))
+		if len(s.blocks) != 2 {
+			t.Errorf("store %v has %d blocks, want 2", s.id, len(s.blocks))
 		}
 		s.mu.Unlock()
 	}

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tnvfs/tnv"
@@ -40,6 +41,7 @@ func (c *Client) fetch(ctx context.Context, blk blockRef, buf *buffer) (*buffer,
 		}
 	}
 	r := race{c: c, blk: blk, left: c.nodes.order(g.Nodes, blk.key.ID), answers: make(chan answer, len(g.Nodes)), own: buf}
+	r.probe = c.nodes.probe(r.left)
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	out, err := r.run()
 	if err == nil && c.disk != nil {
@@ -54,81 +56,123 @@ type race struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	blk     blockRef
+	probe   bool       // the first is asked to see whether it works again
 	left    []tnv.Node // not yet asked
-	out     int        // asked, and not yet answered
+	asked   []asked
+	out     int // asked, and not yet answered
 	answers chan answer
 	own     *buffer // what the first one reads into; nil while it does
 	bad     []answer
+}
+
+// asked is a member that was asked, and when.
+type asked struct {
+	id   tnv.NodeID
+	at   time.Time
+	over bool // it has answered, or counts as failed
 }
 
 // run returns the winner's buffer, or own with an error. Those that lose are
 // cancelled and free what they read into.
 func (r *race) run() (*buffer, error) {
 	defer r.cancel()
-	first := r.left[0].ID
-	start := time.Now()
-	r.ask()
-	timer := time.NewTimer(r.c.nodes.patience())
+	r.ask(0)
+	soft := r.c.nodes.patience()
+	if r.probe {
+		soft = minHedge
+	}
+	timer := time.NewTimer(soft)
 	defer timer.Stop()
-	for {
+	for start, hard := time.Now(), false; ; {
 		select {
 		case a := <-r.answers:
 			r.out--
 			if a.err == nil {
-				r.won(a, start)
+				r.won(a)
 				return a.buf, nil
 			}
 			r.lost(a)
 			if len(r.left) > 0 && r.ctx.Err() == nil {
-				r.ask()
+				r.ask(0)
 				continue
 			}
 			if r.out == 0 {
 				return r.giveUp()
 			}
 		case <-timer.C:
-			late := time.Since(start)
-			if len(r.left) > 0 && (late >= hardHedge || r.c.nodes.mayHedge()) {
-				r.c.m.hedges.Inc()
-				r.ask()
-			}
-			if late >= hardHedge {
-				r.c.nodes.failed(first)
-			} else {
-				timer.Reset(hardHedge - late)
+			r.late(hard)
+			timer.Reset(hardHedge)
+			if !hard {
+				hard = true
+				timer.Reset(max(hardHedge-time.Since(start), time.Millisecond))
 			}
 		}
 	}
 }
 
-// ask puts the question to the next member.
-func (r *race) ask() {
-	n := r.left[0]
-	r.left = r.left[1:]
+// late asks one more member, if there is one that did not say BUSY. The first
+// time that is within hedging's share of the reads, unless the silent one was
+// only tried; when nothing has come for hardHedge (hard) the silent ones count as
+// failed, and it is no hedge any more.
+func (r *race) late(hard bool) {
+	if hard {
+		for i := range r.asked {
+			if a := &r.asked[i]; !a.over && time.Since(a.at) >= hardHedge-minHedge {
+				a.over = true
+				r.c.nodes.failed(a.id)
+			}
+		}
+	}
+	i := slices.IndexFunc(r.left, func(n tnv.Node) bool { return !r.c.nodes.isBusy(n.ID) })
+	if i < 0 || !hard && !r.probe && !r.c.nodes.mayHedge() {
+		return
+	}
+	r.c.m.hedges.Inc()
+	r.ask(i)
+}
+
+// ask puts the question to a member of those left.
+func (r *race) ask(i int) {
+	n := r.left[i]
+	r.left = slices.Delete(r.left, i, i+1)
+	r.asked = append(r.asked, asked{id: n.ID, at: time.Now()})
 	r.out++
 	buf := r.own
 	r.own = nil
 	size := int(r.blk.hi - r.blk.lo)
+	ctx, cancel := r.ctx, context.CancelFunc(func() {})
+	if r.probe && len(r.asked) == 1 { // the answer is of use when another has won, too
+		ctx, cancel = context.WithTimeout(r.c.life, probeLife)
+	}
 	r.c.wg.Add(1)
 	go func() {
 		defer r.c.wg.Done()
+		defer cancel()
 		start := time.Now()
 		if buf == nil {
 			var err error
-			if buf, err = r.c.mem.wait(r.ctx, forRead, size); err != nil {
+			if buf, err = r.c.mem.wait(ctx, forRead, size); err != nil {
 				r.answers <- answer{node: n, err: err}
 				return
 			}
 		}
-		err := r.c.readFrom(r.ctx, n, r.blk, buf.b[:size])
+		err := r.c.readFrom(ctx, n, r.blk, buf.b[:size])
 		r.answers <- answer{n, buf, err, time.Since(start)}
 	}()
 }
 
 // won takes the first good answer; the rest are waited for in the background.
-func (r *race) won(a answer, start time.Time) {
-	r.c.nodes.answered(time.Since(start))
+func (r *race) won(a answer) {
+	r.c.nodes.answered(a.node.ID, a.took)
 	r.c.nodes.worked(a.node.ID)
+	for _, o := range r.asked {
+		if o.id == a.node.ID {
+			break
+		}
+		if !o.over {
+			r.c.nodes.outran(o.id, time.Since(o.at))
+		}
+	}
 	r.c.m.gets.Inc()
 	r.c.m.getBytes.Add(float64(r.blk.hi - r.blk.lo))
 	for _, b := range r.bad {
@@ -143,7 +187,8 @@ func (r *race) won(a answer, start time.Time) {
 	r.drain()
 }
 
-// drain frees what the losers read into, when they are done.
+// drain frees what the losers read into, when they are done. One that was asked
+// to see whether it works again is not cancelled: its answer tells.
 func (r *race) drain() {
 	if r.out == 0 {
 		return
@@ -154,8 +199,16 @@ func (r *race) drain() {
 	go func() {
 		defer r.c.wg.Done()
 		for range n {
-			if a := <-r.answers; a.buf != nil {
+			a := <-r.answers
+			if a.buf != nil {
 				r.c.mem.give(a.buf)
+			}
+			switch {
+			case !r.probe || a.node.ID != r.asked[0].id:
+			case a.err == nil:
+				r.c.nodes.worked(a.node.ID)
+			case tnv.KindOf(a.err) != tnv.KindBusy:
+				r.c.nodes.failed(a.node.ID)
 			}
 		}
 	}()
@@ -164,6 +217,9 @@ func (r *race) drain() {
 // lost notes a bad answer; its buffer serves the next.
 func (r *race) lost(a answer) {
 	r.bad = append(r.bad, a)
+	for i := range r.asked {
+		r.asked[i].over = r.asked[i].over || r.asked[i].id == a.node.ID
+	}
 	switch {
 	case r.own == nil:
 		r.own = a.buf
@@ -177,7 +233,9 @@ func (r *race) lost(a answer) {
 		r.c.report(a.node, r.blk.key, r.blk.home)
 	case tnv.KindMissing:
 		r.c.m.badBlocks.Inc()
-	case tnv.KindBusy, tnv.KindCanceled:
+	case tnv.KindBusy:
+		r.c.nodes.refused(a.node.ID)
+	case tnv.KindCanceled:
 	default:
 		if r.ctx.Err() == nil {
 			r.c.nodes.failed(a.node.ID)

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -40,7 +41,12 @@ const (
 	putWorkers     = 8
 	putTimeout     = 5 * time.Second // one member's answer, per attempt
 	putSyncTimeout = 15 * time.Second
-	refillTimeout  = time.Second // a member that the chain left out
+	putDial        = time.Second // to connect to a member
+	// A member that takes no byte, or says nothing when it has all, for so long is
+	// given up; while it works it says so (protocol.FlagLife).
+	putStall      = time.Second
+	putSilence    = time.Second
+	refillTimeout = time.Second // a member that the chain left out
 )
 
 // putQueue puts sealed pieces with a few workers, in order of arrival. A worker
@@ -233,7 +239,7 @@ func (in *inode) storeError(p *piece, last error) error {
 
 // wellHeld tells whether as many members hold a piece as a commit needs.
 func (in *inode) wellHeld(p *piece, g *tnv.Group) bool {
-	return len(p.put.holders) >= max(1, min(int(p.put.sess.info.MinReplicas), alive(g)))
+	return len(p.put.holders) >= max(1, min(int(p.put.sess.info.MinReplicas), g.Awaiting()))
 }
 
 // otherWhole tells whether a group without any fault could take a block instead.
@@ -248,20 +254,25 @@ func (in *inode) otherWhole(m *tnv.Map, g *tnv.Group, avoid map[tnv.GroupID]bool
 
 // storeIn puts a named piece to one group: each member in turn is the first of
 // the chain until one takes it. Members that failed a short while ago are left
-// out of the chain, unless all must have it.
+// out of the chain, unless all must have it. Where all members are slow each is
+// waited for, one after the other: none would be passed over for a better one.
 func (in *inode) storeIn(ctx context.Context, p *piece, m *tnv.Map, g *tnv.Group, all bool) error {
 	members := in.c.nodes.takers(g, p.put.meta.Key.ID)
 	p.put.group, p.put.epoch = g.ID, m.Epoch
+	how := putMode{timeout: putTimeout}
+	if takes(g) == tnv.NodeSlow {
+		how = putMode{timeout: putSyncTimeout, patient: true}
+	}
 	var last error
 	for i := range members {
 		rest := slices.Delete(slices.Clone(members), i, i+1)
 		var chain []protocol.ChainLink
 		for _, n := range rest {
-			if all || !in.c.nodes.bad(n.ID) {
+			if !how.patient && (all || !in.c.nodes.bad(n.ID)) {
 				chain = append(chain, protocol.ChainLink{Node: n.ID, Addr: n.Addr})
 			}
 		}
-		holders, err := in.c.putTo(ctx, members[i], p, chain, putTimeout)
+		holders, err := in.c.putTo(ctx, members[i], p, chain, how)
 		if err != nil {
 			last = err
 			if k := tnv.KindOf(err); ctx.Err() != nil || k == tnv.KindConflict {
@@ -270,7 +281,10 @@ func (in *inode) storeIn(ctx context.Context, p *piece, m *tnv.Map, g *tnv.Group
 			continue
 		}
 		p.put.holders, p.put.synced = holders, p.sync
-		p.put.full = in.refill(ctx, p, rest, all)
+		if !how.patient {
+			how.timeout = refillTimeout
+		}
+		p.put.full = in.refill(ctx, p, rest, all || how.patient, how)
 		return nil
 	}
 	if last == nil {
@@ -282,12 +296,12 @@ func (in *inode) storeIn(ctx context.Context, p *piece, m *tnv.Map, g *tnv.Group
 // refill puts a piece to the members that the chain left out, unless they failed
 // a short while ago and not all must have it. It is no error if they can not be reached: the owner
 // records who lacks the block. full is what one says that has no space.
-func (in *inode) refill(ctx context.Context, p *piece, members []tnv.Node, all bool) (full error) {
+func (in *inode) refill(ctx context.Context, p *piece, members []tnv.Node, all bool, how putMode) (full error) {
 	for _, n := range members {
 		if holds(p.put.holders, n.ID) || !all && in.c.nodes.bad(n.ID) {
 			continue
 		}
-		more, err := in.c.putTo(ctx, n, p, nil, refillTimeout)
+		more, err := in.c.putTo(ctx, n, p, nil, how)
 		if err != nil {
 			in.c.cfg.Log.WithError(err).WithField("block", p.put.meta.Key).Debug("a member lacks a block")
 			if tnv.KindOf(err) == tnv.KindNoSpace {
@@ -308,9 +322,20 @@ func holds(l []tnv.Holder, id tnv.NodeID) bool {
 	return slices.ContainsFunc(l, func(h tnv.Holder) bool { return h.Node == id })
 }
 
+// putMode is how long a member is waited for. patient: for as long as the timeout
+// is, whether it shows signs of life or not.
+type putMode struct {
+	timeout time.Duration
+	patient bool
+}
+
 // putTo sends a piece to one member, which hands it on along the chain. A member
 // that fails is asked last for a while; so is one that the chain had to leave out.
-func (c *Client) putTo(ctx context.Context, n tnv.Node, p *piece, chain []protocol.ChainLink, timeout time.Duration) ([]tnv.Holder, error) {
+func (c *Client) putTo(ctx context.Context, n tnv.Node, p *piece, chain []protocol.ChainLink, how putMode) ([]tnv.Holder, error) {
+	timeout, stall, silence, flags := how.timeout, putStall, putSilence, protocol.FlagLife
+	if how.patient {
+		stall, silence, flags = timeout, timeout, 0
+	}
 	if p.sync {
 		timeout = max(timeout, putSyncTimeout)
 	}
@@ -320,16 +345,29 @@ func (c *Client) putTo(ctx context.Context, n tnv.Node, p *piece, chain []protoc
 	defer c.nodes.begin(n.ID)()
 	req := protocol.Put{Block: p.put.meta, Sync: p.sync, Chain: chain}
 	var rep protocol.PutReply
-	err := c.pool.Do(tctx, n.Addr, func(w *protocol.Wire) (bool, error) {
-		if err := w.WriteFrame(protocol.TypePut, 0, 0, []any{&req}, p.bytes()); err != nil {
-			return false, err
+	dctx, undial := context.WithCancel(tctx)
+	defer undial()
+	dialling := time.AfterFunc(putDial, undial)
+	defer dialling.Stop()
+	err := c.pool.Do(dctx, n.Addr, func(w *protocol.Wire) (keep bool, err error) {
+		dialling.Stop()
+		defer func() {
+			if err != nil && !keep { // another connection may be tried
+				dialling.Reset(putDial)
+			}
+		}()
+		if err := sendPut(w, &req, flags, p.bytes(), stall); err != nil {
+			return false, protocol.Stalled(err)
 		}
-		f, err := w.ReadFrame()
+		f, err := w.ReadAnswer(silence, timeout)
 		if err != nil {
 			return false, err
 		}
 		return true, f.Decode(&rep)
 	})
+	if err != nil && dctx.Err() != nil && tctx.Err() == nil {
+		err = tnv.E("connect to "+n.Addr, tnv.KindTimeout, "no answer within %v", putDial)
+	}
 	err = stop(err)
 	if err == nil && len(rep.Holders) == 0 {
 		err = tnv.E("put block "+p.put.meta.Key.String()+" to "+n.Addr, tnv.KindProtocol, "the storage daemon names no holder")
@@ -351,3 +389,19 @@ func (c *Client) putTo(ctx context.Context, n tnv.Node, p *piece, chain []protoc
 	}
 	return rep.Holders, nil
 }
+
+// sendPut sends a put with its payload, as long as bytes are taken.
+func sendPut(w *protocol.Wire, req *protocol.Put, flags protocol.Flags, data []byte, stall time.Duration) error {
+	w.Conn().SetWriteDeadline(time.Now().Add(stall))
+	defer w.Conn().SetWriteDeadline(time.Time{})
+	if len(data) <= smallPut {
+		return w.WriteFrame(protocol.TypePut, flags, 0, []any{req}, data)
+	}
+	return w.WriteFrameFrom(protocol.TypePut, flags, 0, []any{req}, len(data), func(c net.Conn) error {
+		_, err := protocol.WriteMoving(c, data, stall)
+		return err
+	})
+}
+
+// smallPut is up to where one write is better than two.
+const smallPut = 64 << 10

@@ -11,6 +11,8 @@ import (
 const (
 	maxStep  = 4 << 20  // bytes of blocks that one read holds at once
 	maxRange = 32 << 20 // bytes that are read on one confirmation of the version
+	// slowRetry is the try whose pause is taken where too much is tried again.
+	slowRetry = 6
 )
 
 // view is the content of a range of a file: pieces of blocks, zeros, and copies
@@ -137,6 +139,9 @@ func (in *inode) readClean(caller context.Context, h *Handle, p []byte, off int6
 		last = err
 		in.c.m.retries.Inc()
 		in.c.refreshMap(ctx)
+		if !in.c.nodes.mayRetry() {
+			pause(ctx, slowRetry)
+		}
 		pause(ctx, try)
 		known = true
 	}

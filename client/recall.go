@@ -235,19 +235,32 @@ func (f *flight) take(t *told, now ...tnv.Ino) {
 	}
 }
 
-// pushed handles what the owner pushes on a connection. What a recall names is
-// forgotten at once, and the owner is told when the kernel has forgotten it, too.
-// It does not block: it is called where the connection is read.
+// pushed handles what the owner pushes on a connection: recalls, new cluster maps,
+// and which trackers live. It does not block: it is called where the connection is
+// read. The map of a tracker that is the owner no more is not believed.
 func (c *Client) pushed(conn *protocol.Client, f *protocol.Frame) {
-	var there protocol.Trackers
-	if f.Type == protocol.TypeTrackers && f.Decode(&there) == nil {
-		c.link.learn(there.Addrs)
-		return
+	switch f.Type {
+	case protocol.TypeTrackers:
+		var there protocol.Trackers
+		if f.Decode(&there) == nil {
+			c.link.learn(there.Addrs)
+		}
+	case protocol.TypeMapChanged:
+		var is protocol.MapChanged
+		if f.Decode(&is) == nil && !c.link.left(conn) {
+			c.cmap.offer(&is.Map)
+		}
+	case protocol.TypeRecall:
+		var rq protocol.Recall
+		if f.Decode(&rq) == nil {
+			c.recall(conn, rq)
+		}
 	}
-	var rq protocol.Recall
-	if f.Type != protocol.TypeRecall || f.Decode(&rq) != nil {
-		return
-	}
+}
+
+// recall forgets what a recall names, at once, and tells the owner when the kernel
+// has forgotten it, too.
+func (c *Client) recall(conn *protocol.Client, rq protocol.Recall) {
 	c.m.recalls.Inc()
 	vol := c.leases.recall(rq.Keys)
 	c.wg.Add(1)

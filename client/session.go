@@ -119,6 +119,13 @@ func (l *link) attach(ctx context.Context) (*attachment, error) {
 
 var errClosed = tnv.E("client", tnv.KindUnavailable, "the client is closed")
 
+// left tells whether another connection is the one in use.
+func (l *link) left(conn *protocol.Client) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cur != nil && l.cur.conn != conn
+}
+
 // drop gives an attachment up: its connection is of no use any more.
 func (l *link) drop(a *attachment) {
 	l.mu.Lock()

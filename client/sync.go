@@ -167,7 +167,7 @@ func (c *Client) enoughLeft(ctx context.Context, key tnv.BlockKey, b unsyncedBlo
 		if err != nil {
 			return c.link.opError(c.life, "sync", err)
 		}
-		need = max(1, min(int(a.sess.info.MinReplicas), alive(g)))
+		need = max(1, min(int(a.sess.info.MinReplicas), g.Awaiting()))
 	}
 	if left < need {
 		return tnv.E("sync", tnv.KindTooFewHolders, "block %v of group %d is on disk of %d members, %d are needed", key, b.group, left, need)
@@ -220,12 +220,12 @@ func (c *Client) syncHolders(ctx context.Context, blocks map[tnv.BlockKey]unsync
 	return lost, moved, err
 }
 
-// syncNode syncs one store. KindMissing: the map knows it as lost or not at all.
+// syncNode syncs one store. KindMissing: the map says not to wait for it.
 func (c *Client) syncNode(ctx context.Context, id tnv.NodeID, keys []tnv.BlockKey) (boot tnv.BootID, missing []tnv.BlockKey, err error) {
 	for try := 0; ; try++ {
-		n := c.cmap.get().Node(id)
-		if n == nil || n.State == tnv.NodeLost {
-			return 0, nil, tnv.E("sync", tnv.KindMissing, "store %v is gone", id)
+		n := c.cmap.get().Awaited(id)
+		if n == nil {
+			return 0, nil, tnv.E("sync", tnv.KindMissing, "store %v is lost or slow", id)
 		}
 		boot, missing, err = c.syncCall(ctx, n, keys)
 		if err == nil {

@@ -12,19 +12,19 @@ const (
 	askAgain   = 200 * time.Millisecond
 )
 
-// whileAlive is a context that ends when the tracker says that a member is lost:
-// a daemon that froze would else be waited for until the call's own deadline.
+// whileAlive is a context that ends when the tracker says that a member is lost, or
+// slow: a daemon or disk that froze would else be waited for until the call's own deadline.
 // Nothing is asked about members that answer in time. stop frees it; it returns
 // err, or that the member is lost if the context ended for that.
 func (c *Client) whileAlive(ctx context.Context, id tnv.NodeID) (watched context.Context, stop func(err error) error) {
 	watched, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
-	lost := tnv.E("wait for an answer", tnv.KindUnavailable, "store %v was lost meanwhile", id)
+	lost := tnv.E("wait for an answer", tnv.KindUnavailable, "store %v was lost, or slow, meanwhile", id)
 	timer := time.AfterFunc(slowAnswer, func() {
 		defer close(done)
 		for watched.Err() == nil {
 			err := c.refreshMap(watched)
-			if n := c.cmap.get().Node(id); err == nil && (n == nil || n.State == tnv.NodeLost) {
+			if err == nil && c.cmap.get().Awaited(id) == nil {
 				cancel(lost)
 				return
 			}

@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/tnvfs/tnv"
@@ -143,6 +144,59 @@ func (v *Volume) Lacking(ctx context.Context, n tnv.NodeID, from tnv.BlockID, li
 	}
 	return out, v.wait(ctx, seen)
 }
+
+// Named are the stores of which the metadata says that they are to delete or
+// lack blocks.
+func (v *Volume) Named() (nodes []tnv.NodeID) {
+	v.smu.Lock()
+	defer v.smu.Unlock()
+	for id, n := range v.counts.deletions {
+		if n > 0 {
+			nodes = append(nodes, id)
+		}
+	}
+	for id, n := range v.counts.lacking {
+		if n > 0 && v.counts.deletions[id] <= 0 {
+			nodes = append(nodes, id)
+		}
+	}
+	return nodes
+}
+
+// Forget removes, in a bounded step, what is said of a store that is no member any
+// more. more: there is some left.
+func (v *Volume) Forget(ctx context.Context, n tnv.NodeID) (more bool, err error) {
+	ids := map[tnv.BlockID]bool{}
+	for _, class := range []byte{keyDeletion, keyLacking} {
+		prefix := key1(class, uint64(n))
+		pairs, seen, err := v.scan(ctx, prefix, prefixEnd(prefix), forgetStep, nil)
+		if err != nil {
+			return false, err
+		}
+		if err := v.wait(ctx, seen); err != nil {
+			return false, err
+		}
+		for _, p := range pairs {
+			_, b := split2(p.key)
+			ids[tnv.BlockID(b)] = true
+		}
+		more = more || len(pairs) == forgetStep
+	}
+	l := slices.Sorted(maps.Keys(ids))
+	if err := v.Deleted(ctx, n, l); err != nil {
+		return false, err
+	}
+	return more, v.mutate(ctx, func(tx *Tx) error {
+		for _, b := range l {
+			if err := tx.forgetLack(v, n, b); err != nil && err != errMiss {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+const forgetStep = 1024
 
 // Alive tells which blocks may be named by the metadata, now or later. Dead is
 // said only of what is certain: an id that was given out, that the chunk of its

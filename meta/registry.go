@@ -103,66 +103,103 @@ func eachRecord(ctx context.Context, s *store, class byte, fn func(val any)) err
 	return s.wait(ctx, seen)
 }
 
+// Admission is a storage daemon that wants to be taken in.
+type Admission struct {
+	Node     tnv.Node
+	Group    string // name
+	New      bool   // its store is empty and was never part of a cluster
+	SameHost bool   // a host that the group has already is allowed
+}
+
 // Admit takes a storage daemon into the cluster, or notes its new boot. It
 // returns the daemon's group. A store whose boot counter went back was restored
 // from a copy, and may lack what it once confirmed: it is refused (D8), as is a
-// host that the group has already, unless sameHost allows it.
-func (r *Registry) Admit(ctx context.Context, n tnv.Node, groupName string, sameHost bool) (tnv.GroupID, error) {
-	const op = "announce"
+// host that the group has already, unless that is allowed. An empty store that
+// announces itself from the very address of a member has taken its place: the
+// disk was exchanged or wiped. That member, whose id is returned, is none any
+// more; if its disk comes back, it is one that nobody knows.
+func (r *Registry) Admit(ctx context.Context, a Admission) (id tnv.GroupID, replaced tnv.NodeID, err error) {
+	n := a.Node
 	if n.ID == 0 || n.Boot == 0 || n.Addr == "" {
-		return 0, tnv.E(op, tnv.KindInvalid, "a store without id, boot counter or address")
+		return 0, 0, tnv.E(opAnnounce, tnv.KindInvalid, "a store without id, boot counter or address")
 	}
-	if err := checkName(groupName); err != nil {
-		return 0, tnv.Wrap(op, err)
+	if err := checkName(a.Group); err != nil {
+		return 0, 0, tnv.Wrap(opAnnounce, err)
 	}
 	r.admit.Lock()
 	defer r.admit.Unlock()
 	known, err := r.Known(ctx)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	i := slices.IndexFunc(known, func(g tnv.Group) bool { return g.Name == groupName })
-	if i >= 0 && !sameHost {
-		for _, o := range known[i].Nodes {
-			if o.ID != n.ID && o.Host == n.Host {
-				return 0, tnv.E(op, tnv.KindConflict, "group %s has a store on host %s already (%v): members of a group belong on different hosts, unless --allow-same-host says otherwise", groupName, n.Host, o.ID)
-			}
+	if i := slices.IndexFunc(known, func(g tnv.Group) bool { return g.Name == a.Group }); i >= 0 {
+		id = known[i].ID
+		if replaced, err = a.place(known[i]); err != nil {
+			return 0, 0, err
 		}
 	}
-	var id tnv.GroupID
+	group := id
 	err = r.mutate(ctx, func(tx *Tx) error {
-		was, err := getAs[node](tx, nodeKey(n.ID))
-		if err != nil {
-			return err
+		var err error
+		id, err = a.enter(tx, group)
+		if err == nil && replaced != 0 {
+			tx.del(nodeKey(replaced))
 		}
-		if was != nil && n.Boot < was.Boot {
-			return tnv.E(op, tnv.KindConflict, "store %v starts for the %d. time, but has started %d times before: it is an old copy; empty its directory to have it filled again", n.ID, n.Boot, was.Boot)
-		}
-		if was != nil && n.Boot == was.Boot && n.Addr != was.Addr {
-			return tnv.E(op, tnv.KindConflict, "store %v has announced itself at %s in this very boot: two daemons run on copies of one store; stop one and empty its directory", n.ID, was.Addr)
-		}
-		if i >= 0 {
-			id = known[i].ID
-		} else {
-			next, err := tx.newIDs(idIno, 1)
-			if err != nil {
-				return err
-			}
-			id = tnv.GroupID(next)
-			tx.set(groupKey(id), &group{ID: id, Name: groupName})
-		}
-		if was != nil && was.Group != id {
-			return tnv.E(op, tnv.KindConflict, "store %v belongs to another group than %s", n.ID, groupName)
-		}
-		is := &node{ID: n.ID, Group: id, Boot: n.Boot, Host: n.Host, Addr: n.Addr}
-		if was == nil || *was != *is {
-			tx.set(nodeKey(n.ID), is)
-		}
-		return nil
+		return err
 	})
+	if err != nil {
+		return 0, 0, err
+	}
+	// A store's admission decides what others are waited for: it must not be forgotten.
+	return id, replaced, r.sync(ctx)
+}
+
+const opAnnounce = "announce"
+
+// place finds the member of the group whose place an empty store takes, if it
+// takes one, and refuses a host that the group has already.
+func (a *Admission) place(g tnv.Group) (replaced tnv.NodeID, err error) {
+	n := &a.Node
+	for _, o := range g.Nodes {
+		if a.New && o.ID != n.ID && o.Host == n.Host && o.Addr == n.Addr {
+			replaced = o.ID
+		}
+	}
+	for _, o := range g.Nodes {
+		if o.ID != n.ID && o.ID != replaced && o.Host == n.Host && !a.SameHost {
+			return 0, tnv.E(opAnnounce, tnv.KindConflict, "group %s has a store on host %s already (%v): members of a group belong on different hosts, unless --allow-same-host says otherwise; an emptied store takes its old place if it listens at the old address, %s", a.Group, n.Host, o.ID, o.Addr)
+		}
+	}
+	return replaced, nil
+}
+
+// enter writes the store's record, and that of its group if it is a new one.
+func (a *Admission) enter(tx *Tx, id tnv.GroupID) (tnv.GroupID, error) {
+	n := &a.Node
+	was, err := getAs[node](tx, nodeKey(n.ID))
 	if err != nil {
 		return 0, err
 	}
-	// A store's admission decides what others are waited for: it must not be forgotten.
-	return id, r.sync(ctx)
+	if was != nil && n.Boot < was.Boot {
+		return 0, tnv.E(opAnnounce, tnv.KindConflict, "store %v starts for the %d. time, but has started %d times before: it is an old copy; empty its directory to have it filled again", n.ID, n.Boot, was.Boot)
+	}
+	if was != nil && n.Boot == was.Boot && n.Addr != was.Addr {
+		return 0, tnv.E(opAnnounce, tnv.KindConflict, "store %v has announced itself at %s in this very boot: two daemons run on copies of one store; stop one and empty its directory", n.ID, was.Addr)
+	}
+	if id == 0 {
+		next, err := tx.newIDs(idIno, 1)
+		if err != nil {
+			return 0, err
+		}
+		id = tnv.GroupID(next)
+		tx.set(groupKey(id), &group{ID: id, Name: a.Group})
+	}
+	if was != nil && was.Group != id {
+		return 0, tnv.E(opAnnounce, tnv.KindConflict, "store %v belongs to another group than %s", n.ID, a.Group)
+	}
+	is := &node{ID: n.ID, Group: id, Boot: n.Boot, Host: n.Host, Addr: n.Addr}
+	if was == nil || *was != *is {
+		tx.set(nodeKey(n.ID), is)
+	}
+	return id, nil
 }

@@ -15,7 +15,8 @@
 //
 //	magic     0x7456 ("tV")
 //	type      what the body is: see the constants of Type
-//	flags     1 reply, 2 error (the body is a WireError), 4 push (no reply expected)
+//	flags     1 reply, 2 error (the body is a WireError), 4 push (no reply expected),
+//	          8 signs of life are wanted: pushes may come before the reply (see life.go)
 //	stream    pairs a reply with its request; chosen by the asking side
 //	body      msgpack, at most MaxBody bytes; one or more values, one behind the other
 //	payload   raw bytes behind the body, at most MaxPayload; msgpack never touches them

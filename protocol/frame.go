@@ -37,6 +37,7 @@ const (
 	FlagReply Flags = 1 << iota // answers the request of the same stream
 	FlagError                   // the body is a WireError
 	FlagPush                    // nobody waits for an answer
+	FlagLife                    // the asker reads signs of life before the reply: see life.go
 )
 
 // Header is a frame's header, without magic and checksum.

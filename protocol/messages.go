@@ -191,12 +191,14 @@ type AnnounceReply struct {
 type NodeBeat struct {
 	Node          tnv.NodeID
 	Boot          tnv.BootID
-	State         tnv.NodeState // NodeAlive, NodeFull or NodeLeaving
+	State         tnv.NodeState // NodeAlive, NodeFull, NodeSlow or NodeLeaving
 	Used          uint64        // bytes
 	Capacity      uint64        // bytes
 	Blocks        uint64        // live blocks
 	BehindBlocks  uint64        // blocks that peers have and this store lacks, as far as it knows
 	BehindBytes   uint64
+	CopyRate      uint64 // bytes per second that it copies from peers at present
+	Comparing     bool   // since its start it has not compared itself with all its peers: it may lack more
 	CorruptBlocks uint64 // found since the start
 	MendedBlocks  uint64 // since the start
 	MapVersion    uint64
@@ -292,8 +294,8 @@ type VolumeStatus struct {
 	Unlinked         uint64 // inodes without a name, not yet reclaimed
 }
 
-// GroupStatus is one group. State is "whole" (every member alive and lacking
-// nothing), "degraded" or "down" (no member alive).
+// GroupStatus is one group. State is "whole" (every member alive, not slow, and
+// lacking nothing, as far as a comparison since its start has shown), "degraded" or "down" (no member alive).
 type GroupStatus struct {
 	ID           tnv.GroupID
 	Name         string
@@ -309,6 +311,7 @@ type NodeStatus struct {
 	Blocks        uint64
 	BehindBlocks  uint64 // the larger of what the metadata and the daemon say
 	BehindBytes   uint64
+	CopyRate      uint64 // bytes per second that it copies from peers at present
 	CorruptBlocks uint64
 	MendedBlocks  uint64
 	LastBeatMs    uint64 // since the last heartbeat

@@ -271,7 +271,8 @@ func messages() []any {
 		new(Digest), new(DigestReply), new(List), new(ListReply), new(Repair), new(Locate), new(LocateReply),
 		new(GetLock), new(GetLockReply), new(SetLock), new(SetLockReply), new(LockWait), new(LockWaitReply), new(DropWaits),
 		new(Seek), new(SeekReply), new(Fallocate), new(FallocateReply), new(CopyRange), new(CopyRangeReply),
-		new(Owner), new(OwnerReply), new(TakeOver), new(Admit), new(AdmitReply), new(Drain), new(Trackers)}
+		new(Owner), new(OwnerReply), new(TakeOver), new(Admit), new(AdmitReply), new(Drain), new(Trackers),
+		new(MapChanged), new(Scrub), new(ScrubReply)}
 }
 
 // FuzzDecode: no body can make a decoder panic or allocate beyond its length.

@@ -44,11 +44,13 @@ type Admit struct {
 	Node     tnv.Node
 	Group    string
 	SameHost bool
+	New      bool // the store is empty and was never announced
 }
 
-// AdmitReply names the group.
+// AdmitReply names the group, and the store whose place an empty one has taken.
 type AdmitReply struct {
-	Group tnv.GroupID
+	Group    tnv.GroupID
+	Replaced tnv.NodeID // 0: none
 }
 
 // Drain has a tracker hand over all volumes and take none any more. It is answered

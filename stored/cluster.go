@@ -1,6 +1,7 @@
 package stored
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -79,6 +80,13 @@ func (c *cluster) joined(g tnv.GroupID) {
 	c.group = g
 }
 
+// heard tells whether any tracker has said who the members are.
+func (c *cluster) heard() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.maps) > 0
+}
+
 // version of a tracker's map at hand.
 func (c *cluster) version(tracker string) (tnv.Epoch, uint64) {
 	c.mu.Lock()
@@ -90,7 +98,7 @@ func (c *cluster) version(tracker string) (tnv.Epoch, uint64) {
 	return m.Epoch, m.Version
 }
 
-// peers are the other members of the own group that are alive.
+// peers are the other members of the own group that are alive, slow ones last.
 func (c *cluster) peers() []tnv.Node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,7 +125,17 @@ func (c *cluster) peersLocked() []tnv.Node {
 			}
 		}
 	}
+	slices.SortStableFunc(peers, func(a, b tnv.Node) int {
+		return cmp.Compare(b2i(a.State == tnv.NodeSlow), b2i(b.State == tnv.NodeSlow))
+	})
 	return peers
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // signal wakes whoever waits on a channel of one place, now or next.

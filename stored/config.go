@@ -35,7 +35,10 @@ type Config struct {
 	// ConvergeGrace is how long a difference must last before it is acted
 	// upon: blocks that are just being written are not all there yet; 0: 1 s.
 	ConvergeGrace time.Duration
-	CopyRate      int64 // bytes per second that may be copied from peers; 0: 256 MiB
+	// CopyRate is bytes per second that may be copied from peers, and an eighth of
+	// it while clients read here or there; 0: 256 MiB.
+	CopyRate  int64
+	ScrubRate int64 // bytes per second that a scrub which was asked for reads; 0: 128 MiB
 	// PunchDelay is how long the space of a deleted block is kept: longer than
 	// the longest read (D9); 0: 60 s.
 	PunchDelay time.Duration
@@ -64,7 +67,7 @@ func (c Config) withDefaults() (Config, error) {
 		return bad("no cluster key was given")
 	case c.Memory != 0 && c.Memory < minMemory:
 		return bad("memory of %d bytes: at least %d MiB are needed", c.Memory, minMemory>>20)
-	case c.Capacity < 0 || c.CopyRate < 0 || c.ScrubPeriod < 0 || c.ConvergeEvery < 0 || c.ConvergeGrace < 0 || c.PunchDelay < 0:
+	case c.Capacity < 0 || c.CopyRate < 0 || c.ScrubRate < 0 || c.ScrubPeriod < 0 || c.ConvergeEvery < 0 || c.ConvergeGrace < 0 || c.PunchDelay < 0:
 		return bad("a capacity, rate or period below zero")
 	}
 	for _, a := range append([]string{or(c.Listen, "127.0.0.1:0"), or(c.Advertise, "127.0.0.1:1")}, c.Trackers...) {
@@ -73,7 +76,7 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	c.Listen, c.Group = or(c.Listen, "127.0.0.1:0"), or(c.Group, "g1")
-	c.Memory, c.CopyRate = or(c.Memory, defaultMemory), or(c.CopyRate, 256<<20)
+	c.Memory, c.CopyRate, c.ScrubRate = or(c.Memory, defaultMemory), or(c.CopyRate, 256<<20), or(c.ScrubRate, 128<<20)
 	c.ScrubPeriod, c.ConvergeEvery = or(c.ScrubPeriod, 14*24*time.Hour), or(c.ConvergeEvery, 30*time.Second)
 	c.ConvergeGrace = or(c.ConvergeGrace, time.Second)
 	c.Host = or(c.Host, hostID())

@@ -90,6 +90,9 @@ type lack struct {
 // run gives true if nothing is lacking as far as all peers and trackers say.
 func (r *round) run() (whole bool) {
 	d := r.d
+	if !d.cluster.heard() { // who the peers are is not known yet
+		return false
+	}
 	peers := d.cluster.peers()
 	vols := d.store.Volumes()
 	for _, p := range peers {
@@ -111,6 +114,9 @@ func (r *round) run() (whole bool) {
 	}
 	if r.err == nil || r.lackBlocks > 0 {
 		d.behind.set(r.lackBlocks, r.lackBytes)
+	}
+	if r.err == nil && !d.compared.Swap(true) {
+		d.trackers.beat()
 	}
 	if r.copiedBlocks > 0 || r.lackBlocks > 0 {
 		d.log.WithField("copied", r.copiedBlocks).WithField("bytes", r.copiedBytes).WithField("lacking", r.lackBlocks).
@@ -364,12 +370,16 @@ func (r *round) copyOne(l lack) {
 	if err == nil {
 		defer c.release()
 		if err = r.limit.wait(r.ctx, len(c.data)); err == nil {
+			err = r.d.viewers.yield(r.ctx, len(c.data))
+		}
+		if err == nil {
 			err = r.d.keep(c, false)
 		}
 	}
 	switch {
 	case err == nil:
 		r.d.met.copied.Inc()
+		r.d.behind.copied(len(c.data), time.Now())
 	case tnv.KindOf(err) == tnv.KindStale: // deleted here: its deletion elsewhere is on the way
 		r.unlack(l)
 		return

@@ -297,6 +297,80 @@ func TestScrub(t *testing.T) {
 	}
 }
 
+// A pass that is asked for reads everything at once, tells how far it is, and
+// names what it found; the period begins anew behind it.
+func TestScrubNow(t *testing.T) {
+	k, n := group(t, 2, quiet)
+	a, tool := newAsker(t, k.key, protocol.RoleClient), newAsker(t, k.key, protocol.RoleTool)
+	for id := 1; id <= 5; id++ {
+		a.mustPut(id, 300_000, true, n[0], n[1].link())
+	}
+	flip(t, n[1], bkey(4), 299_999)
+	ask := func(now bool) (rep protocol.ScrubReply) {
+		t.Helper()
+		if err := tool.call(n[1].addr, protocol.TypeScrub, &rep, &protocol.Scrub{Now: now}); err != nil {
+			t.Fatal(err)
+		}
+		return rep
+	}
+	if rep := ask(false); rep.Hurried || rep.Blocks > 1 || len(rep.Found) > 0 {
+		t.Fatalf("before: %+v", rep)
+	}
+	for range 2 { // the second one finds all well
+		before := ask(false).Passes
+		ask(true)
+		eventually(t, "the pass is over", func() bool { r := ask(false); return !r.Hurried && r.Passes > before && r.Waiting == 0 })
+	}
+	rep := ask(false)
+	if len(rep.Found) != 1 || rep.Found[0].Key != bkey(4) || rep.Found[0].Home.Ino != 7 || !rep.Found[0].Mended || rep.Found[0].Why == "" {
+		t.Fatalf("found: %+v", rep.Found)
+	}
+	if err := a.holds(n[1], 4, 300_000); err != nil || n[1].d.met.mended.get() != 1 {
+		t.Fatalf("%d mended: %v", n[1].d.met.mended.get(), err)
+	}
+}
+
+// While a client reads, what peers copy goes at a small part of the rate; when
+// it has gone, at all of it.
+func TestCopyingYieldsToViewers(t *testing.T) {
+	const rate = 64 << 20
+	k, n := group(t, 1, quiet, func(c *Config) { c.CopyRate = rate })
+	a := newAsker(t, k.key, protocol.RoleClient)
+	for id := 1; id <= 12; id++ {
+		a.mustPut(id, 4<<20, true, n[0])
+	}
+	watch, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-watch:
+				return
+			case <-time.After(50 * time.Millisecond):
+				a.get(n[0].addr, protocol.Get{Key: bkey(1), Len: 4096})
+			}
+		}
+	}()
+	time.Sleep(200 * time.Millisecond)
+	empty := startNode(t, k, t.TempDir(), func(c *Config) { c.CopyRate = rate })
+	began := time.Now()
+	eventually(t, "some is copied", func() bool { return empty.d.usage().Blocks >= 4 })
+	time.Sleep(time.Until(began.Add(1500 * time.Millisecond)))
+	// A second's worth at once, and 8 MiB/s; four more may be on their way.
+	if got, most := empty.d.usage().Blocks, uint64(2+3+4); got > most {
+		t.Errorf("%d of 12 blocks in %v beside a viewer, at most %d", got, time.Since(began), most)
+	}
+	if _, bytes := empty.d.behind.get(); bytes == 0 || empty.d.behind.rate(time.Now()) == 0 {
+		t.Errorf("%d bytes behind, at %d bytes/s", bytes, empty.d.behind.rate(time.Now()))
+	}
+	close(watch)
+	<-ended
+	began = time.Now()
+	eventually(t, "all is copied", func() bool { return empty.d.usage().Blocks == 12 })
+	t.Logf("the rest took %v without a viewer", time.Since(began))
+	eventually(t, "nothing is behind", func() bool { b, _ := empty.d.behind.get(); return b == 0 && empty.d.behind.rate(time.Now()) == 0 })
+}
+
 // flip turns a bit of a block at rest.
 func flip(t *testing.T, n *node, key tnv.BlockKey, at int64) {
 	t.Helper()

@@ -121,16 +121,17 @@ type limiter struct {
 }
 
 // wait returns when n more bytes may go, or ctx ends.
-func (l *limiter) wait(ctx context.Context, n int) error {
+func (l *limiter) wait(ctx context.Context, n int) error { return sleep(ctx, time.Until(l.charge(n))) }
+
+// charge gives n bytes out, and the time at which they may go.
+func (l *limiter) charge(n int) time.Time {
 	l.mu.Lock()
-	now := time.Now()
-	if past := now.Add(-time.Second); l.until.Before(past) {
+	defer l.mu.Unlock()
+	if past := time.Now().Add(-time.Second); l.until.Before(past) {
 		l.until = past
 	}
 	l.until = l.until.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))
-	delay := l.until.Sub(now)
-	l.mu.Unlock()
-	return sleep(ctx, delay)
+	return l.until
 }
 
 // sleep waits, or returns ctx's error when that ends first.
@@ -164,22 +165,4 @@ func (c *count) get() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.n
-}
-
-// behind is what this store is known to lack.
-type behind struct {
-	mu            sync.Mutex
-	blocks, bytes uint64
-}
-
-func (b *behind) set(blocks, bytes uint64) {
-	b.mu.Lock()
-	b.blocks, b.bytes = blocks, bytes
-	b.mu.Unlock()
-}
-
-func (b *behind) get() (blocks, bytes uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.blocks, b.bytes
 }

@@ -2,9 +2,7 @@ package stored
 
 import (
 	"context"
-	"errors"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -18,7 +16,7 @@ const (
 	// hopStall is how long it may take no byte (rule D11).
 	hopStall = 300 * time.Millisecond
 	// hopSilence is how long it may say nothing once it has all bytes: a live
-	// one says every workingEvery that it is at work.
+	// one says every protocol.LifeEvery that it is at work.
 	hopSilence = time.Second
 	// hopAnswer bounds its answer, however alive it is; per member behind it, as much again.
 	hopAnswer = 10 * time.Second
@@ -80,11 +78,11 @@ func (t *transfer) send(ctx context.Context, link protocol.ChainLink, rest []pro
 			}
 		}()
 		if err := t.sendPayload(w, &put); err != nil {
-			return false, stalled(err)
+			return false, protocol.Stalled(err)
 		}
-		f, err := readAnswer(w, hopAnswer*time.Duration(1+len(rest)))
+		f, err := w.ReadAnswer(hopSilence, hopAnswer*time.Duration(1+len(rest)))
 		if err != nil {
-			return false, stalled(err)
+			return false, err
 		}
 		return true, f.Decode(&reply)
 	})
@@ -124,15 +122,15 @@ func (t *transfer) sendPayload(w *protocol.Wire, put *protocol.Put) error {
 		if err != nil {
 			return err
 		}
-		return w.WriteFrame(protocol.TypePut, 0, 0, []any{put}, b)
+		return w.WriteFrame(protocol.TypePut, protocol.FlagLife, 0, []any{put}, b)
 	}
-	return w.WriteFrameFrom(protocol.TypePut, 0, 0, []any{put}, n, func(c net.Conn) error {
+	return w.WriteFrameFrom(protocol.TypePut, protocol.FlagLife, 0, []any{put}, n, func(c net.Conn) error {
 		for sent := 0; sent < n; {
 			b, err := t.wait(sent)
 			if err != nil {
 				return err
 			}
-			m, err := writeMoving(c, b[sent:], hopStall)
+			m, err := protocol.WriteMoving(c, b[sent:], hopStall)
 			sent += m
 			if err != nil {
 				return err
@@ -140,47 +138,6 @@ func (t *transfer) sendPayload(w *protocol.Wire, put *protocol.Put) error {
 		}
 		return nil
 	})
-}
-
-// writeMoving writes all of b, as long as some byte is taken within each stall.
-func writeMoving(c net.Conn, b []byte, stall time.Duration) (int, error) {
-	n := 0
-	for n < len(b) {
-		c.SetWriteDeadline(time.Now().Add(stall))
-		m, err := c.Write(b[n:min(n+pieceSize, len(b))])
-		n += m
-		if err != nil && (m == 0 || !errors.Is(err, os.ErrDeadlineExceeded)) {
-			return n, err
-		}
-	}
-	return n, nil
-}
-
-// readAnswer reads the reply to a put. Signs of life before it are passed over.
-func readAnswer(w *protocol.Wire, limit time.Duration) (protocol.Frame, error) {
-	c := w.Conn()
-	defer c.SetReadDeadline(time.Time{})
-	end := time.Now().Add(limit)
-	for {
-		by := time.Now().Add(hopSilence)
-		if by.After(end) {
-			by = end
-		}
-		c.SetReadDeadline(by)
-		f, err := w.ReadFrame()
-		if err != nil || f.Flags&protocol.FlagPush == 0 {
-			return f, err
-		}
-	}
-}
-
-// stalled gives a deadline that passed on a connection its kind, so that it
-// counts as a freeze and not as a connection that broke.
-func stalled(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return &tnv.Error{Op: "put to the next member", Kind: tnv.KindTimeout, Err: err}
-	}
-	return err
 }
 
 // hops remembers which members froze, so that not every put waits for them.

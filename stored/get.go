@@ -2,6 +2,7 @@ package stored
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -35,10 +36,19 @@ func (d *daemon) get(ctx context.Context, p *protocol.Peer, f *protocol.Frame) e
 	if err := f.Decode(&req); err != nil {
 		return d.refuse(w, f, err)
 	}
+	if p.Role != protocol.RoleStore {
+		d.viewers.seen()
+	} else if err := d.viewers.yield(ctx, 0); err != nil { // what this copy takes is charged to the next
+		return err
+	}
 	if err := d.disk.acquire(ctx, 1, diskWait); err != nil {
 		return d.refuse(w, f, err)
 	}
-	r, err := d.store.Open(req.Key) // may read an index file
+	var r reader
+	err := d.timedRead(func() (err error) {
+		r, err = d.store.Open(req.Key) // may read an index file
+		return err
+	})
 	if err != nil {
 		d.disk.release(1)
 		return d.refuse(w, f, err)
@@ -57,6 +67,9 @@ func (d *daemon) get(ctx context.Context, p *protocol.Peer, f *protocol.Frame) e
 	}
 	d.met.gets.Inc()
 	d.met.bytesOut.Add(float64(n))
+	if p.Role == protocol.RoleStore {
+		d.viewers.slow.charge(int(n))
+	}
 	w.Conn().SetWriteDeadline(time.Now().Add(replyStall))
 	defer w.Conn().SetWriteDeadline(time.Time{})
 	if n <= smallRead {
@@ -68,8 +81,21 @@ func (d *daemon) get(ctx context.Context, p *protocol.Peer, f *protocol.Frame) e
 	}
 	d.disk.release(1)
 	return w.WriteFrameFrom(f.Type, protocol.FlagReply, f.Stream, []any{&reply}, int(n), func(c net.Conn) error {
-		return d.sendFile(c, file, base+int64(off), int64(n))
+		err := d.sendFile(c, file, base+int64(off), int64(n))
+		if errors.Is(err, unix.EIO) {
+			d.unreadable(&meta, err)
+		}
+		return err
 	})
+}
+
+// unreadable has a block looked after that the disk does not give out: whoever
+// asked hears of an error, or that the connection ends, and asks another member.
+func (d *daemon) unreadable(m *protocol.BlockMeta, err error) {
+	d.log.WithError(err).WithField("block", m.Key.String()).Error("cannot read a block")
+	if err := d.repairs.ask(m.Key, m.Home); err != nil {
+		d.log.WithError(err).WithField("block", m.Key.String()).Error("a block that cannot be read is not looked after now")
+	}
 }
 
 // getSmall reads into memory and answers in one write. It gives the place at
@@ -83,10 +109,13 @@ func (d *daemon) getSmall(ctx context.Context, w *protocol.Wire, f *protocol.Fra
 	defer d.mem.gets.release(size)
 	buf := d.mem.bufs.get(int(n))
 	defer d.mem.bufs.put(buf)
-	_, err := r.ReadAt(buf, int64(reply.Off))
+	err := d.timedRead(func() error {
+		_, err := r.ReadAt(buf, int64(reply.Off))
+		return err
+	})
 	d.disk.release(1)
 	if err != nil && err != io.EOF {
-		d.log.WithError(err).WithField("block", reply.Block.Key.String()).Error("cannot read a block")
+		d.unreadable(&reply.Block, err)
 		return d.refuse(w, f, tnv.Wrap("read block "+reply.Block.Key.String(), err))
 	}
 	return w.WriteReply(f, nil, []any{reply}, buf)
@@ -124,7 +153,13 @@ func (d *daemon) sendFile(c net.Conn, file *os.File, off, n int64) error {
 			if serr = d.disk.acquire(context.Background(), 1, replyStall); serr != nil {
 				return true
 			}
+			op := d.watch.begin(time.Now())
 			m, serr = unix.Sendfile(int(dst), src, &off, int(min(n, 1<<20)))
+			var failed error
+			if serr == unix.EIO { // of the file; what a connection can have has other numbers
+				failed = serr
+			}
+			d.watch.endRead(op, time.Now(), failed)
 			d.disk.release(1)
 			return serr != unix.EAGAIN
 		})

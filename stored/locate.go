@@ -56,6 +56,7 @@ func (d *daemon) locate(p *protocol.Peer, f *protocol.Frame) error {
 	file, off := r.File()
 	reply := protocol.LocateReply{Block: r.Meta(), Segment: r.SegmentID(), Off: off}
 	d.met.located.Inc()
+	d.viewers.seen()
 	sent := d.locators.of(p)
 	if sent.Has(reply.Segment) {
 		return w.WriteReply(f, nil, []any{&reply})

@@ -18,8 +18,9 @@ const (
 	memoryWait = 200 * time.Millisecond
 	// payloadStall is how long the asking side may send nothing of its payload.
 	payloadStall = 10 * time.Second
-	// workingEvery is how often a store that works on another's put says so.
-	workingEvery = 200 * time.Millisecond
+	// diskWrites is how many puts may be at the disk at once; a put waits memoryWait
+	// for its turn, and is not kept here then (BUSY).
+	diskWrites = 256
 )
 
 // put takes a block, and hands it on. It runs on the connection's goroutine.
@@ -49,7 +50,7 @@ func (d *daemon) put(ctx context.Context, p *protocol.Peer, f *protocol.Frame) e
 		return d.refuse(w, f, err)
 	}
 	t.ownErr = err
-	holders, err := t.run(ctx, p, own)
+	holders, err := t.run(ctx, p, f.Flags, own)
 	if err != nil { // the connection is in the middle of a payload
 		return err
 	}
@@ -118,7 +119,7 @@ type transfer struct {
 
 // run takes the payload in and gives the holders. An error means that the
 // asking side went away.
-func (t *transfer) run(ctx context.Context, p *protocol.Peer, own writer) ([]tnv.Holder, error) {
+func (t *transfer) run(ctx context.Context, p *protocol.Peer, flags protocol.Flags, own writer) ([]tnv.Holder, error) {
 	defer func() {
 		if own != nil {
 			own.Abort()
@@ -146,18 +147,17 @@ func (t *transfer) run(ctx context.Context, p *protocol.Peer, own writer) ([]tnv
 			go func() { forwarded <- t.forward(ctx) }()
 		}
 		if own != nil && t.ownErr == nil {
-			_, t.ownErr = own.Write(piece)
+			t.ownErr = t.atDisk(ctx, func() error {
+				return t.d.timed(func() error {
+					_, err := own.Write(piece)
+					return err
+				})
+			})
 		}
 	}
-	if p.Role == protocol.RoleStore {
-		defer startWorking(p).stop()
-	}
-	if own != nil && t.ownErr == nil {
-		t.ownErr = t.d.commitPut(own, t.req.Sync)
-		own = nil
-	} else if t.ownErr == nil && t.req.Sync { // the block was here already
-		t.ownErr = t.d.syncBlock(t.req.Block.Key)
-	}
+	alive := startWorking(p, flags)
+	defer alive.stop()
+	own = t.finish(ctx, own, alive)
 	var holders []tnv.Holder
 	if t.ownErr == nil {
 		holders = append(holders, tnv.Holder{Node: t.d.node, Boot: t.d.boot})
@@ -166,6 +166,33 @@ func (t *transfer) run(ctx context.Context, p *protocol.Peer, own writer) ([]tnv
 		holders = append(holders, <-forwarded...)
 	}
 	return holders, nil
+}
+
+// finish makes the block visible, and with Sync durable. The writer that is left
+// is to be given up.
+func (t *transfer) finish(ctx context.Context, own writer, alive *working) writer {
+	defer alive.diskDone()
+	switch {
+	case t.ownErr != nil:
+	case own != nil:
+		t.ownErr = t.atDisk(ctx, func() error {
+			w := own
+			own = nil
+			return t.d.commitPut(w, t.req.Sync)
+		})
+	case t.req.Sync: // the block was here already
+		t.ownErr = t.atDisk(ctx, func() error { return t.d.syncBlock(t.req.Block.Key) })
+	}
+	return own
+}
+
+// atDisk runs an operation in its turn at the disk: KindBusy if that does not come soon.
+func (t *transfer) atDisk(ctx context.Context, fn func() error) error {
+	if err := t.d.writes.acquire(ctx, 1, memoryWait); err != nil {
+		return err
+	}
+	defer t.d.writes.release(1)
+	return fn()
 }
 
 func (t *transfer) receive(w *protocol.Wire, piece []byte) error {
@@ -197,20 +224,26 @@ func (t *transfer) wait(sent int) ([]byte, error) {
 	return t.buf[:t.filled], t.broken
 }
 
-// working tells the store that sent a put, again and again, that this one lives.
+// working tells whoever asked for a put, again and again, that this store lives;
+// or, when its disk takes too long, not to wait for it.
 type working struct {
-	p *protocol.Peer
+	p     *protocol.Peer // nil: the asker wants no signs
+	began time.Time
 
 	mu   sync.Mutex
 	t    *time.Timer
+	disk bool // the own part is done
 	done bool
 }
 
-func startWorking(p *protocol.Peer) *working {
-	k := &working{p: p}
+func startWorking(p *protocol.Peer, flags protocol.Flags) *working {
+	if flags&protocol.FlagLife == 0 {
+		return &working{}
+	}
+	k := &working{p: p, began: time.Now()}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.t = time.AfterFunc(workingEvery, k.tick)
+	k.t = time.AfterFunc(protocol.LifeEvery, k.tick)
 	return k
 }
 
@@ -221,16 +254,29 @@ func (k *working) tick() {
 		return
 	}
 	k.p.Wire().Conn().SetWriteDeadline(time.Now().Add(replyStall))
-	if k.p.Push(protocol.TypePut) == nil {
-		k.t.Reset(workingEvery)
+	if !k.disk && time.Since(k.began) > slowOp {
+		k.p.SayBusyDisk(protocol.TypePut, tnv.E("put", tnv.KindTimeout, "the disk takes longer than %v", slowOp))
+		return
 	}
+	if k.p.Push(protocol.TypePut) == nil {
+		k.t.Reset(protocol.LifeEvery)
+	}
+}
+
+// diskDone says that what takes longer from now on is not this store's disk.
+func (k *working) diskDone() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.disk = true
 }
 
 // stop returns when no more is sent: the reply may follow.
 func (k *working) stop() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.done = true
+	if k.done = true; k.p == nil {
+		return
+	}
 	k.t.Stop()
 	k.p.Wire().Conn().SetWriteDeadline(time.Time{})
 }

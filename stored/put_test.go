@@ -177,10 +177,33 @@ func TestPutHopFailsMidway(t *testing.T) {
 // A store that works long on a put, but says so, is waited for.
 func TestPutSlowHopIsWaitedFor(t *testing.T) {
 	k, n := group(t, 2, quiet)
-	n[1].fail.set(trouble{commitDelay: 2 * hopSilence})
+	n[1].fail.set(trouble{commitDelay: (hopSilence + slowOp) / 2})
 	a := newAsker(t, k.key, protocol.RoleClient)
 	a.mustPut(1, 100_000, true, n[0], n[1].link())
-	a.mustPut(2, 100, true, n[1]) // no sign of life goes to a client: its reply comes first
+	a.mustPut(2, 100, true, n[1]) // no sign of life goes to who wants none: the reply comes first
+}
+
+// A disk that takes seconds is not waited for: the store says so itself, to
+// whoever sent it the block and to the trackers, and is well again afterwards.
+func TestPutSlowDiskIsNotWaitedFor(t *testing.T) {
+	k, n := group(t, 2, quiet)
+	n[1].fail.set(trouble{commitDelay: 4 * time.Second})
+	a := newAsker(t, k.key, protocol.RoleClient)
+	began := time.Now()
+	ids, err := a.put(1, 100_000, true, n[0], n[1].link())
+	if took := time.Since(began); err != nil || !slices.Equal(ids, []tnv.NodeID{n[0].d.node}) || took > slowOp+hopSilence/2 {
+		t.Fatalf("holders %v after %v: %v", ids, took, err)
+	}
+	state := func(want tnv.NodeState) func() bool {
+		return func() bool {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			return k.beats[n[1].d.node].State == want
+		}
+	}
+	eventually(t, "the trackers are told that the disk is slow", state(tnv.NodeSlow))
+	n[1].fail.set(trouble{})
+	eventually(t, "it is well again", state(tnv.NodeAlive))
 }
 
 func TestPutClientGoesAway(t *testing.T) {

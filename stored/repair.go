@@ -2,6 +2,7 @@ package stored
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ type repairs struct {
 	mu     sync.Mutex
 	queued map[tnv.BlockKey]bool // waiting, or being looked after
 	bad    map[tnv.BlockKey]bool // found damaged, counted, and not mended yet
+	list   []protocol.BadBlock   // the newest that were found
 }
 
 // repair is a block to be looked after.
@@ -100,8 +102,15 @@ func (r *repairs) later(ctx context.Context, job repair) bool {
 	return true
 }
 
+// waiting is how many blocks are to be looked after.
+func (r *repairs) waiting() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return uint64(len(r.queued))
+}
+
 // found notes a damaged block, and tells whether it was not known yet.
-func (r *repairs) found(key tnv.BlockKey) bool {
+func (r *repairs) found(key tnv.BlockKey, home tnv.Home, why error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.bad[key] {
@@ -111,7 +120,27 @@ func (r *repairs) found(key tnv.BlockKey) bool {
 		clear(r.bad)
 	}
 	r.bad[key] = true
+	if len(r.list) >= protocol.MaxBadBlocks {
+		r.list = slices.Delete(r.list, 0, 1)
+	}
+	r.list = append(r.list, protocol.BadBlock{Key: key, Home: home, Why: why.Error()})
 	return true
+}
+
+// mended notes that a block is whole again.
+func (r *repairs) mended(key tnv.BlockKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.bad, key)
+	for i := range r.list {
+		r.list[i].Mended = r.list[i].Mended || r.list[i].Key == key
+	}
+}
+
+func (r *repairs) badBlocks() []protocol.BadBlock {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.list)
 }
 
 // mend looks at a block, and replaces it by a peer's copy if it is bad and
@@ -126,13 +155,13 @@ func (r *repairs) mend(ctx context.Context, job protocol.Repair) (done bool) {
 	}
 	missing := tnv.KindOf(bad) == tnv.KindMissing
 	if !missing {
-		if r.found(key) {
-			d.met.corrupt.inc()
-			d.trackers.beat()
-			log.WithError(bad).Error("a block is damaged")
-		}
 		if home, ok := d.store.Home(key); ok {
 			job.Home = home
+		}
+		if r.found(key, job.Home, bad) {
+			d.met.corrupt.inc()
+			d.trackers.beat()
+			log.WithError(bad).WithField("inode", uint64(job.Home.Ino)).Error("a block is damaged")
 		}
 	}
 	states, err := d.trackers.alive(ctx, key.Vol, []protocol.BlockHome{{Block: key.ID, Home: job.Home}})
@@ -160,9 +189,7 @@ func (r *repairs) mend(ctx context.Context, job protocol.Repair) (done bool) {
 		log.WithError(err).Error("a block cannot be mended")
 		return false
 	}
-	r.mu.Lock()
-	delete(r.bad, key)
-	r.mu.Unlock()
+	r.mended(key)
 	d.met.mended.inc()
 	d.met.copied.Inc()
 	log.Warn("a block was mended from a peer's copy")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -39,12 +40,19 @@ type daemon struct {
 
 	mem      *memory
 	disk     *budget // reads at the disk at once
+	writes   *budget // writes and syncs at once
+	watch    diskWatch
+	slow     atomic.Bool    // what watch last said
+	probes   sync.WaitGroup // of the disk
 	pool     *protocol.Pool
 	hops     hops
 	cluster  *cluster
 	trackers *trackers
 	repairs  *repairs
 	behind   behind
+	compared atomic.Bool // with all peers, since the start
+	viewers  viewers
+	scrubs   scrubber
 	told     chan struct{} // a tracker says that blocks are lacking here
 	met      *metrics
 	requests requests
@@ -66,7 +74,9 @@ func runWith(ctx context.Context, cfg Config, opened func(*daemon)) error {
 	if err != nil {
 		return err
 	}
-	d := &daemon{cfg: cfg, log: cfg.Log, told: make(chan struct{}, 1), mem: newMemory(cfg.Memory), disk: newBudget("the disk", diskOps)}
+	d := &daemon{cfg: cfg, log: cfg.Log, told: make(chan struct{}, 1), mem: newMemory(cfg.Memory), disk: newBudget("the disk", diskOps), writes: newBudget("the disk", diskWrites)}
+	d.viewers.slow.rate = float64(max(cfg.CopyRate/yieldShare, 1))
+	d.scrubs.wake = make(chan struct{}, 1)
 	if err := d.openStore(); err != nil {
 		return err
 	}
@@ -106,6 +116,7 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	work.Go(func() { d.converge(background) })
 	work.Go(func() { d.scrub(background) })
+	work.Go(func() { d.watchDisk(background) })
 	d.log.WithFields(logrus.Fields{"addr": d.addr, "node": d.node.String(), "boot": uint64(d.boot), "dir": d.cfg.Dir, "group": d.cfg.Group}).Info("serving blocks")
 	if d.cfg.Ready != nil {
 		d.cfg.Ready(lns[0].Addr().String())
@@ -124,6 +135,7 @@ func (d *daemon) run(ctx context.Context) error {
 	srv.Close()
 	serving.Wait()
 	work.Wait()
+	d.probes.Wait()
 	d.repairs.wg.Wait()
 	return err
 }

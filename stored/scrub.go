@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tnvfs/tnv"
@@ -26,23 +27,103 @@ type scrubPlace struct {
 	Block tnv.BlockID  `json:"block"`
 }
 
+// scrubber is how far the pass under way is. A pass that was asked for begins
+// anew, and goes at Config.ScrubRate; else passes are spread over the period.
+type scrubber struct {
+	wake chan struct{} // a pass is asked for
+
+	mu    sync.Mutex
+	state protocol.ScrubReply // of this pass
+	want  bool                // a new pass is to begin, hurried
+}
+
+// now asks for a pass at once. One that was asked for before begins anew.
+func (s *scrubber) now() {
+	s.mu.Lock()
+	s.want, s.state.Hurried = true, true
+	s.mu.Unlock()
+	signal(s.wake)
+}
+
+// wanted tells whether the pass under way is to give way to a new one.
+func (s *scrubber) wanted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.want
+}
+
+func (s *scrubber) hurried() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.Hurried
+}
+
+// begin begins a pass.
+func (s *scrubber) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = protocol.ScrubReply{Passes: s.state.Passes, Hurried: s.want}
+	s.want = false
+}
+
+// end ends a pass that came to the end.
+func (s *scrubber) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.Passes++
+	s.state.Hurried = s.want
+}
+
+func (s *scrubber) read(n uint32, bad bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.Blocks++
+	s.state.Bytes += uint64(n)
+	if bad {
+		s.state.Bad++
+	}
+}
+
+// scrubbed answers what a tool asks.
+func (d *daemon) scrubbed(f *protocol.Frame) ([]any, error) {
+	var req protocol.Scrub
+	if err := f.Decode(&req); err != nil {
+		return nil, err
+	}
+	if req.Now {
+		d.scrubs.now()
+	}
+	d.scrubs.mu.Lock()
+	rep := d.scrubs.state
+	d.scrubs.mu.Unlock()
+	rep.TotalBytes, rep.Waiting, rep.Found = d.usage().Live, d.repairs.waiting(), d.repairs.badBlocks()
+	return []any{&rep}, nil
+}
+
 // scrub reads every block, evenly over the period, until ctx ends. What is bad
 // goes the way of a reported block.
 func (d *daemon) scrub(ctx context.Context) {
 	at := d.loadScrub()
 	saved := time.Now()
 	for ctx.Err() == nil {
+		if d.scrubs.wanted() {
+			at = scrubPlace{}
+		}
+		d.scrubs.begin()
 		n := d.scrubVolumes(ctx, &at, &saved)
-		if n == 0 && sleep(ctx, min(time.Minute, d.cfg.ScrubPeriod)) != nil { // an empty store
+		if at == (scrubPlace{}) {
+			d.scrubs.end()
+		}
+		if n == 0 && !d.scrubs.wanted() && d.scrubSleep(ctx, min(time.Minute, d.cfg.ScrubPeriod)) != nil { // an empty store
 			return
 		}
 	}
 }
 
-// scrubVolumes goes from a place to the end, and sets the place to the start.
-// It gives the number of blocks that it looked at.
-func (d *daemon) scrubVolumes(ctx context.Context, at *scrubPlace, saved *time.Time) int {
-	seen := 0
+// scrubVolumes goes from a place to the end, and sets the place to the start. It
+// ends earlier when a new pass is wanted. It gives the number of blocks that it
+// looked at.
+func (d *daemon) scrubVolumes(ctx context.Context, at *scrubPlace, saved *time.Time) (seen int) {
 	vols := d.store.Volumes()
 	slices.Sort(vols)
 	for _, vol := range vols {
@@ -52,14 +133,14 @@ func (d *daemon) scrubVolumes(ctx context.Context, at *scrubPlace, saved *time.T
 		if vol > at.Vol {
 			*at = scrubPlace{Vol: vol}
 		}
-		for ctx.Err() == nil {
+		for more := true; more; {
 			page, err := d.localList(&protocol.List{Vol: vol, From: at.Block, Limit: scrubPage})
 			if err != nil {
 				d.log.WithError(err).Error("the scrubber cannot list the blocks")
 				break
 			}
 			for _, b := range page.Blocks {
-				if sleep(ctx, d.scrubPause(b.Len)) != nil {
+				if d.scrubTurn(ctx, b.Len) != nil || d.scrubs.wanted() {
 					d.saveScrub(*at)
 					return seen
 				}
@@ -71,21 +152,43 @@ func (d *daemon) scrubVolumes(ctx context.Context, at *scrubPlace, saved *time.T
 					*saved = time.Now()
 				}
 			}
-			if !page.More {
-				break
-			}
+			more = page.More
 		}
 	}
-	if ctx.Err() == nil {
-		*at = scrubPlace{}
-	}
+	*at = scrubPlace{}
 	return seen
+}
+
+// scrubTurn waits until a block of n bytes is to be read.
+func (d *daemon) scrubTurn(ctx context.Context, n uint32) error {
+	if !d.scrubs.hurried() {
+		return d.scrubSleep(ctx, d.scrubPause(n))
+	}
+	pause := time.Duration(float64(n) / float64(d.cfg.ScrubRate) * float64(time.Second))
+	if err := sleep(ctx, pause); err != nil {
+		return err
+	}
+	return d.viewers.yield(ctx, int(n))
+}
+
+// scrubSleep waits, less long if a pass is asked for.
+func (d *daemon) scrubSleep(ctx context.Context, pause time.Duration) error {
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-d.scrubs.wake:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
 }
 
 func (d *daemon) scrubBlock(vol tnv.VolumeID, b protocol.ListedBlock) {
 	key := tnv.BlockKey{Vol: vol, ID: b.Block}
-	err := d.store.Verify(key)
-	if err == nil || tnv.KindOf(err) == tnv.KindMissing { // deleted meanwhile
+	err := d.timedRead(func() error { return d.store.Verify(key) })
+	bad := err != nil && tnv.KindOf(err) != tnv.KindMissing // deleted meanwhile
+	d.scrubs.read(b.Len, bad)
+	if !bad {
 		return
 	}
 	if err := d.repairs.ask(key, b.Home); err != nil {

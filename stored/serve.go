@@ -39,6 +39,8 @@ func (d *daemon) answer(ctx context.Context, p *protocol.Peer, f *protocol.Frame
 		return d.digest(f)
 	case protocol.TypeList:
 		return d.list(f)
+	case protocol.TypeScrub:
+		return d.scrubbed(f)
 	case protocol.TypeRepair:
 		var req protocol.Repair
 		if err := f.Decode(&req); err != nil {

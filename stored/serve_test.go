@@ -103,6 +103,14 @@ func TestBusy(t *testing.T) {
 		t.Errorf("holders %v: %v", ids, err)
 	}
 	tail.release(tail.size)
+	// No place at the disk: the block is handed on, and not kept here.
+	if err := d.writes.acquire(context.Background(), diskWrites, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.put(3, 5000, false, n[0]); tnv.KindOf(err) != tnv.KindBusy {
+		t.Errorf("no place at the disk: %v", err)
+	}
+	d.writes.release(diskWrites)
 	a.mustPut(3, 5000, false, n[0])
 }
 
@@ -353,6 +361,13 @@ func TestDirRefused(t *testing.T) {
 	n[0].stop()
 	if err := run(dir, protocol.NewKey(), ""); tnv.KindOf(err) != tnv.KindWrongCluster {
 		t.Errorf("another cluster's directory: %v", err)
+	}
+	theirs := newFakeTracker(t, protocol.NewKey()) // it would take the store in
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	err := Run(ctx, Config{Dir: dir, Trackers: []string{theirs.addr}, Key: theirs.key, Log: testLog(t)})
+	if tnv.KindOf(err) != tnv.KindWrongCluster {
+		t.Errorf("another cluster's directory, with that cluster's tracker: %v", err)
 	}
 	if err := run(dir, k.key, "g2"); tnv.KindOf(err) != tnv.KindConflict {
 		t.Errorf("another group's directory: %v", err)

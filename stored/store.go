@@ -61,7 +61,11 @@ type usage struct {
 // beginPut begins a block in the store. It is nil without an error if the very
 // block is here already.
 func (d *daemon) beginPut(m *protocol.BlockMeta) (writer, error) {
-	w, err := d.store.Create(*m)
+	var w writer
+	err := d.timed(func() (err error) {
+		w, err = d.store.Create(*m)
+		return err
+	})
 	if err == nil {
 		return w, nil
 	}
@@ -73,7 +77,7 @@ func (d *daemon) beginPut(m *protocol.BlockMeta) (writer, error) {
 
 func (d *daemon) commitPut(w writer, sync bool) error {
 	began := time.Now()
-	err := w.Commit(sync)
+	err := d.timed(func() error { return w.Commit(sync) })
 	if sync {
 		d.met.synced(began)
 	}
@@ -84,7 +88,7 @@ func (d *daemon) commitPut(w writer, sync bool) error {
 // syncStore puts everything taken so far on disk.
 func (d *daemon) syncStore(ctx context.Context) error {
 	began := time.Now()
-	err := d.store.Sync(ctx)
+	err := d.timed(func() error { return d.store.Sync(ctx) })
 	d.met.synced(began)
 	d.diskSaid(err)
 	return err
@@ -93,7 +97,7 @@ func (d *daemon) syncStore(ctx context.Context) error {
 // syncBlock puts one block on disk that was held already.
 func (d *daemon) syncBlock(key tnv.BlockKey) error {
 	began := time.Now()
-	err := d.store.SyncBlock(key)
+	err := d.timed(func() error { return d.store.SyncBlock(key) })
 	d.met.synced(began)
 	d.diskSaid(err)
 	return err

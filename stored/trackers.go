@@ -51,8 +51,10 @@ type tracker struct {
 	addr string
 	kick chan struct{} // a heartbeat is due at once
 	log  *logrus.Entry
-	// logged is when a failure was logged last: the goroutine's own.
+	// The goroutine's own: when a failure was logged last, and whether the tracker
+	// has taken this store in, in this run.
 	logged time.Time
+	knows  bool
 
 	mu     sync.Mutex
 	client *protocol.Client // nil while it does not know this store
@@ -164,10 +166,11 @@ func (k *tracker) failed(err error) {
 
 // session connects, announces, and sends heartbeats until something fails.
 func (k *tracker) session(ctx context.Context) error {
-	c, err := protocol.DialClient(ctx, k.t.d.endpoint(), k.addr, nil)
+	c, err := protocol.DialClient(ctx, k.t.d.endpoint(), k.addr, k.pushed)
 	if err != nil {
 		return err
 	}
+	defer k.t.d.cluster.gone(k.addr) // when nothing is pushed any more
 	defer c.Close()
 	defer k.publish(nil)
 	if c.Role != protocol.RoleTracker {
@@ -178,7 +181,6 @@ func (k *tracker) session(ctx context.Context) error {
 		return err
 	}
 	k.publish(c)
-	defer k.t.d.cluster.gone(k.addr)
 	k.askTrackers(ctx, c)
 	asked := time.Now()
 	timer := time.NewTimer(every)
@@ -211,6 +213,14 @@ func (k *tracker) session(ctx context.Context) error {
 			asked = heard
 		}
 		timer.Reset(every)
+	}
+}
+
+// pushed takes in what the tracker sends unasked.
+func (k *tracker) pushed(f *protocol.Frame) {
+	var is protocol.MapChanged
+	if f.Type == protocol.TypeMapChanged && f.Decode(&is) == nil {
+		k.t.d.cluster.update(k.addr, &is.Map)
 	}
 }
 
@@ -247,6 +257,10 @@ func (k *tracker) announce(ctx context.Context, c *protocol.Client) (time.Durati
 	}
 	d.cluster.joined(reply.Group)
 	d.cluster.update(k.addr, &reply.Map)
+	if !k.knows { // commits to its volumes until now said nothing of a new store: peers are looked at again
+		k.knows = true
+		signal(d.cluster.returned)
+	}
 	k.log.WithFields(logrus.Fields{"node": d.node.String(), "boot": uint64(d.boot), "group": d.cfg.Group}).Info("announced")
 	every := time.Duration(reply.BeatMs) * time.Millisecond
 	if every <= 0 {
@@ -260,12 +274,17 @@ func (k *tracker) sendBeat(ctx context.Context, c *protocol.Client, state tnv.No
 	defer cancel()
 	d := k.t.d
 	u := d.usage()
-	if state == tnv.NodeAlive && u.Full {
+	switch {
+	case state == tnv.NodeAlive && d.slow.Load():
+		state = tnv.NodeSlow
+	case state == tnv.NodeAlive && u.Full:
 		state = tnv.NodeFull
 	}
 	req := protocol.NodeBeat{Node: d.node, Boot: d.boot, State: state, Used: u.Used, Capacity: u.Capacity, Blocks: u.Blocks,
 		CorruptBlocks: d.met.corrupt.get(), MendedBlocks: d.met.mended.get()}
 	req.BehindBlocks, req.BehindBytes = d.behind.get()
+	req.Comparing = !d.compared.Load()
+	req.CopyRate = d.behind.rate(time.Now())
 	req.MapEpoch, req.MapVersion = d.cluster.version(k.addr)
 	var reply protocol.NodeBeatReply
 	if err := c.Call(ctx, protocol.TypeNodeBeat, &reply, &req); err != nil {

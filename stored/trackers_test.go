@@ -196,3 +196,23 @@ func TestTrackerComesLater(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// When one more tracker has taken this store in, the peers are compared with again:
+// what was committed there until then was not noted as lacking in a new store.
+func TestComparedWhenOneMoreTrackerKnows(t *testing.T) {
+	key := protocol.NewKey()
+	k1, k2 := newFakeTracker(t, key), newFakeTracker(t, key)
+	k2.refuse = tnv.E("announce", tnv.KindUnavailable, "not yet")
+	n := startNode(t, k1, filepath.Join(t.TempDir(), "s"), quiet, func(c *Config) {
+		c.Trackers = []string{k1.addr, k2.addr}
+	})
+	eventually(t, "a comparison", n.d.compared.Load)
+	time.Sleep(300 * time.Millisecond)
+	before := n.d.met.rounds.get()
+	time.Sleep(300 * time.Millisecond)
+	if again := n.d.met.rounds.get(); again != before {
+		t.Fatalf("%d rounds, then %d, though nothing happened", before, again)
+	}
+	k2.do(func() { k2.refuse = nil })
+	eventually(t, "another comparison", func() bool { return n.d.met.rounds.get() > before })
+}

@@ -76,7 +76,8 @@ func (t *tracker) join(ctx context.Context, engine kv.Shared) error {
 		return err
 	}
 	// Maps of different trackers are told apart by their epochs: see members.go.
-	t.members = newMembers(tnv.Epoch(me.ID), t.directory.groups(), t.log)
+	known, _ := t.directory.groups()
+	t.members = newMembers(tnv.Epoch(me.ID), known, t.log)
 	return t.contender.look(ctx)
 }
 

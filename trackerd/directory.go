@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/kv"
@@ -18,6 +19,7 @@ type directory struct {
 	reading sync.Mutex // held around a refresh
 	mu      sync.RWMutex
 	cur     *meta.Directory // replaced, never changed
+	asOf    time.Time       // when the reading began that gave it, or found it unchanged
 }
 
 func newDirectory(engine kv.Engine) *directory {
@@ -34,13 +36,17 @@ func (d *directory) get() *meta.Directory {
 func (d *directory) refresh(ctx context.Context) error {
 	d.reading.Lock()
 	defer d.reading.Unlock()
+	began := time.Now()
 	next, err := meta.ReadDirectory(ctx, d.engine, d.get().Seq)
-	if err != nil || next == nil {
+	if err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.cur = next
+	d.asOf = began
+	if next != nil {
+		d.cur = next
+	}
 	return nil
 }
 
@@ -77,4 +83,9 @@ func (d *directory) volumes() (ids []tnv.VolumeID) {
 	return ids
 }
 
-func (d *directory) groups() []tnv.Group { return d.get().Groups }
+// groups are those that were admitted, with their stores; began is when that was read.
+func (d *directory) groups() (groups []tnv.Group, began time.Time) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.cur.Groups, d.asOf
+}

@@ -93,8 +93,17 @@ func (t *tracker) openSession(ctx context.Context, rq *protocol.OpenSession, p *
 	}
 	return on(t, id, func(v *meta.Volume) (*protocol.SessionInfo, error) {
 		info, err := v.OpenSession(ctx, rq, p)
+		if err == nil {
+			t.watchers.add(p)
+		}
 		return &info, err
 	})
+}
+
+// disconnected notes that a connection is over.
+func (t *tracker) disconnected(p *protocol.Peer) {
+	t.watchers.drop(p)
+	t.members.disconnected(p)
 }
 
 func (t *tracker) keepAlive(_ context.Context, rq *protocol.KeepAlive) (*protocol.KeepAliveReply, error) {
@@ -114,14 +123,15 @@ func (t *tracker) recalled(_ context.Context, rq *protocol.Recalled) (done, erro
 }
 
 func (t *tracker) announce(ctx context.Context, rq *protocol.Announce, via *protocol.Peer) (*protocol.AnnounceReply, error) {
-	id, err := t.admitSomewhere(ctx, &protocol.Admit{Node: rq.Node, Group: rq.Group, SameHost: rq.SameHost})
+	admitted, err := t.admitSomewhere(ctx, &protocol.Admit{Node: rq.Node, Group: rq.Group, SameHost: rq.SameHost, New: rq.New})
 	if err != nil {
 		return nil, err
 	}
 	n := rq.Node
-	n.Group = id
-	t.members.announced(n, rq.Group, via)
-	return &protocol.AnnounceReply{Group: id, Map: *t.members.Map(), BeatMs: uint32(beatEvery.Milliseconds())}, nil
+	n.Group = admitted.Group
+	t.members.announced(n, admitted.Replaced, rq.Group, via)
+	t.watchers.add(via)
+	return &protocol.AnnounceReply{Group: n.Group, Map: *t.members.Map(), BeatMs: uint32(beatEvery.Milliseconds())}, nil
 }
 
 func (t *tracker) beat(_ context.Context, rq *protocol.NodeBeat) (*protocol.NodeBeatReply, error) {

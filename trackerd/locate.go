@@ -37,26 +37,23 @@ func (t *tracker) trackers() []string {
 // cluster's own volume.
 func (t *tracker) admit(ctx context.Context, rq *protocol.Admit) (*protocol.AdmitReply, error) {
 	return onRegistry(t, func(r *meta.Registry) (*protocol.AdmitReply, error) {
-		id, err := r.Admit(ctx, rq.Node, rq.Group, rq.SameHost)
-		return &protocol.AdmitReply{Group: id}, err
+		id, replaced, err := r.Admit(ctx, meta.Admission{Node: rq.Node, Group: rq.Group, New: rq.New, SameHost: rq.SameHost})
+		return &protocol.AdmitReply{Group: id, Replaced: replaced}, err
 	})
 }
 
-func (t *tracker) admitSomewhere(ctx context.Context, rq *protocol.Admit) (tnv.GroupID, error) {
+func (t *tracker) admitSomewhere(ctx context.Context, rq *protocol.Admit) (*protocol.AdmitReply, error) {
 	rep, err := t.admit(ctx, rq)
 	if tnv.KindOf(err) != tnv.KindNotOwner || t.contender == nil {
-		if err != nil {
-			return 0, err
-		}
-		return rep.Group, nil
+		return rep, err
 	}
 	addr, _ := t.contender.owner(meta.ClusterVolume)
 	if addr == "" {
-		return 0, tnv.E("announce", tnv.KindUnavailable, "nobody owns the cluster's registry at the moment")
+		return nil, tnv.E("announce", tnv.KindUnavailable, "nobody owns the cluster's registry at the moment")
 	}
 	var there protocol.AdmitReply
 	err = t.pool.Call(ctx, addr, protocol.TypeAdmit, &there, rq)
-	return there.Group, err
+	return &there, err
 }
 
 func (t *tracker) takeOver(ctx context.Context, rq *protocol.TakeOver) (done, error) {

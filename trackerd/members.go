@@ -38,11 +38,13 @@ type members struct {
 	log     *logrus.Entry
 	epoch   tnv.Epoch
 	current atomic.Pointer[tnv.Map] // a map that is not changed any more
+	changed chan struct{}           // signalled when a member's state or place is another
 
 	mu      sync.Mutex
 	version uint64
 	groups  []tnv.Group // ids and names; Nodes is not used
 	nodes   map[tnv.NodeID]*member
+	asOf    time.Time // whatever the registry said then is in groups and nodes
 	usageAt time.Time // of the last map made for used space alone
 }
 
@@ -57,7 +59,7 @@ type member struct {
 func newMembers(epoch tnv.Epoch, known []tnv.Group, log *logrus.Entry) *members {
 	// Versions of this epoch are above those of earlier ones: a client that asks
 	// by version alone is not taken for one that has this map.
-	m := &members{log: log, epoch: epoch, version: uint64(epoch) << 32, nodes: map[tnv.NodeID]*member{}}
+	m := &members{log: log, changed: make(chan struct{}, 1), epoch: epoch, version: uint64(epoch) << 32, nodes: map[tnv.NodeID]*member{}}
 	for _, g := range known {
 		m.groups = append(m.groups, tnv.Group{ID: g.ID, Name: g.Name})
 		for _, n := range g.Nodes {
@@ -92,10 +94,15 @@ func (m *members) publishLocked() {
 	m.current.Store(is)
 }
 
-// know takes in what the registry says: stores that were admitted at another tracker.
-func (m *members) know(groups []tnv.Group) {
+// know takes in what the registry said when its reading began: stores that were
+// admitted, and places that were taken, at another tracker.
+func (m *members) know(groups []tnv.Group, began time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if began.Before(m.asOf) { // it may lack who was admitted here meanwhile, and name who was replaced
+		return
+	}
+	m.asOf = began
 	changed := false
 	for _, g := range groups {
 		if !slices.ContainsFunc(m.groups, func(have tnv.Group) bool { return have.ID == g.ID }) {
@@ -111,22 +118,38 @@ func (m *members) know(groups []tnv.Group) {
 			changed = true
 		}
 	}
+	known := tnv.Map{Groups: groups}
+	for id, is := range m.nodes {
+		if known.Node(id) == nil {
+			delete(m.nodes, id)
+			changed = true
+			m.log.WithFields(logrus.Fields{"node": id, "addr": is.node.Addr}).Warn("a store is no member any more: another has its place")
+		}
+	}
 	if changed {
 		m.publishLocked()
+		m.tellLocked()
 	}
 }
 
-// announced takes in a storage daemon that the registry has admitted to a group.
-func (m *members) announced(n tnv.Node, group string, via *protocol.Peer) {
+// announced takes in a storage daemon that the registry has admitted to a group,
+// in the place of another one if that is not 0.
+func (m *members) announced(n tnv.Node, replaced tnv.NodeID, group string, via *protocol.Peer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !slices.ContainsFunc(m.groups, func(g tnv.Group) bool { return g.ID == n.Group }) {
 		m.groups = append(m.groups, tnv.Group{ID: n.Group, Name: group})
 	}
+	if replaced != 0 {
+		delete(m.nodes, replaced)
+		m.log.WithFields(logrus.Fields{"node": replaced, "by": n.ID, "addr": n.Addr}).Warn("a store was replaced by an empty one, which is filled from the group")
+	}
 	n.State = tnv.NodeAlive
 	now := time.Now()
-	m.nodes[n.ID] = &member{node: n, heard: now, until: now.Add(lostAfter), via: via, beat: protocol.NodeBeat{Node: n.ID, Boot: n.Boot}}
+	m.asOf = now
+	m.nodes[n.ID] = &member{node: n, heard: now, until: now.Add(lostAfter), via: via, beat: protocol.NodeBeat{Node: n.ID, Boot: n.Boot, Comparing: true}}
 	m.publishLocked()
+	m.tellLocked()
 	m.log.WithFields(logrus.Fields{"node": n.ID, "group": group, "addr": n.Addr, "boot": n.Boot}).Info("storage daemon joined")
 }
 
@@ -154,6 +177,9 @@ func (m *members) beat(b *protocol.NodeBeat) error {
 	if changed || first || usage && now.Sub(m.usageAt) > usageEvery {
 		m.usageAt = now
 		m.publishLocked()
+		if changed {
+			m.tellLocked()
+		}
 	}
 	return nil
 }
@@ -188,6 +214,15 @@ func (m *members) expire(now time.Time) {
 	}
 	if changed {
 		m.publishLocked()
+		m.tellLocked()
+	}
+}
+
+// tellLocked has the map pushed.
+func (m *members) tellLocked() {
+	select {
+	case m.changed <- struct{}{}:
+	default: // it will be the newest
 	}
 }
 
@@ -208,16 +243,21 @@ func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protoc
 	var out []protocol.GroupStatus
 	for _, g := range m.Map().Groups {
 		st := protocol.GroupStatus{ID: g.ID, Name: g.Name, State: "whole"}
-		alive := 0
+		alive, slow, comparing := 0, false, false
 		for _, n := range g.Nodes {
 			is := m.nodes[n.ID]
-			ns := protocol.NodeStatus{Node: is.node, Blocks: is.beat.Blocks, CorruptBlocks: is.beat.CorruptBlocks, MendedBlocks: is.beat.MendedBlocks}
+			ns := protocol.NodeStatus{Node: is.node, Blocks: is.beat.Blocks, CopyRate: is.beat.CopyRate, CorruptBlocks: is.beat.CorruptBlocks, MendedBlocks: is.beat.MendedBlocks}
+			comparing = comparing || is.beat.Comparing
 			blocks, bytes := lacks(n.ID)
 			ns.BehindBlocks, ns.BehindBytes = max(blocks, is.beat.BehindBlocks), max(bytes, is.beat.BehindBytes)
 			if !is.heard.IsZero() {
 				ns.LastBeatMs = uint64(now.Sub(is.heard).Milliseconds())
 			}
-			if is.node.State != tnv.NodeLost {
+			switch is.node.State {
+			case tnv.NodeLost:
+			case tnv.NodeSlow:
+				alive, slow = alive+1, true
+			default:
 				alive++
 			}
 			st.BehindBlocks += ns.BehindBlocks
@@ -227,7 +267,7 @@ func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protoc
 		switch {
 		case alive == 0:
 			st.State = "down"
-		case alive < len(g.Nodes) || st.BehindBlocks > 0:
+		case alive < len(g.Nodes) || slow || comparing || st.BehindBlocks > 0:
 			st.State = "degraded"
 		}
 		out = append(out, st)

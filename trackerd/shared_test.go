@@ -425,3 +425,81 @@ func TestMovingUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d directories", want)
 }
+
+// An empty store takes a member's place at all trackers, though it is admitted, and
+// replaces the member, at one of them.
+func TestEmptiedStoreAtSeveralTrackers(t *testing.T) {
+	o := onShared(t, "media")
+	r1, _ := o.run()
+	r2, _ := o.run()
+	at1, at2 := r1.newStore(11, "h1"), r2.newStore(11, "h1")
+	at2.node = at1.node
+	for _, s := range []*store{at1, at2} {
+		eventually(t, "it is admitted", func() bool { _, err := s.announce("g1", false); return err == nil })
+	}
+	empty := tnv.Node{ID: 13, Boot: 1, Addr: at1.node.Addr, Host: "h1"}
+	at1.must(protocol.TypeAnnounce, nil, &protocol.Announce{Node: empty, Group: "g1", New: true})
+	only := func(r *running) bool {
+		g := r.dial(protocol.RoleTool).group(t, "g1")
+		return len(g.Nodes) == 1 && g.Nodes[0].Node.ID == 13
+	}
+	if !only(r1) {
+		t.Error("the old one is still a member where the new one was admitted")
+	}
+	eventually(t, "the other tracker knows", func() bool { return only(r2) })
+	at2.must(protocol.TypeAnnounce, nil, &protocol.Announce{Node: empty, Group: "g1"})
+	if !only(r2) {
+		t.Error("the old one is a member again")
+	}
+}
+
+// What a volume says of a store is kept while the registry has that store, though
+// the tracker that has just taken the volume over does not know it yet.
+func TestForgetByRegistry(t *testing.T) {
+	r := run(t, Config{Dir: t.TempDir(), Key: protocol.NewKey()})
+	a, b := r.newStore(11, "h1"), r.newStore(12, "h2")
+	a.live("g1")
+	b.live("g1")
+	b.stop()
+	eventually(t, "b is lost", func() bool { return r.dial(protocol.RoleTool).group(t, "g1").State == "degraded" })
+	s := r.session(protocol.OpenSession{})
+	var made protocol.CreateReply
+	s.change(protocol.TypeCreate, &made, &protocol.Create{Parent: tnv.RootIno, Name: "f"})
+	s.write(made.Attr.Ino, a.node.Group, a) // b lacks it
+	a.stop()
+	cfg, addr := r.cfg, b.node.Addr
+	r.stop()
+
+	ctx := context.Background()
+	if err := cfg.check(); err != nil {
+		t.Fatal(err)
+	}
+	heir := &tracker{cfg: cfg, log: quiet(), held: newHoldings(), failed: make(chan error, 1)}
+	var err error
+	if heir.engine, err = openEngine(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	defer heir.engine.Close()
+	if err := heir.start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	defer heir.closeVolumes()
+	heir.members = newMembers(9, nil, quiet())
+	v := heir.held.volumes()[0]
+	lacks := func(want uint64) {
+		t.Helper()
+		if err := heir.forgetOnce(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := v.Lacks(12); n != want {
+			t.Errorf("the volume says that b lacks %d blocks, want %d", n, want)
+		}
+	}
+	lacks(1)
+	empty := tnv.Node{ID: 13, Boot: 1, Addr: addr, Host: "h2"}
+	rep, err := heir.admit(ctx, &protocol.Admit{Node: empty, Group: "g1", New: true})
+	if err != nil || rep.Replaced != 12 {
+		t.Fatalf("an empty store: %+v, %v", rep, err)
+	}
+	lacks(0)
+}

@@ -15,6 +15,7 @@ const (
 	sweepEvery    = 200 * time.Millisecond
 	expireEvery   = time.Second
 	deleteEvery   = time.Second
+	forgetEvery   = 2 * time.Second
 	deleteTimeout = 10 * time.Second
 	deleteBatch   = 2048
 	// deleteBackoff is how long a store that failed to delete is left alone.
@@ -30,6 +31,7 @@ func (t *tracker) sweep(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { t.expireSessions(ctx) })
+	wg.Go(func() { t.forgetGone(ctx) })
 	var mu sync.Mutex
 	busy := map[tnv.NodeID]bool{}
 	tick := time.NewTicker(sweepEvery)
@@ -81,6 +83,49 @@ func (t *tracker) expireSessions(ctx context.Context) {
 		}
 		pause(ctx, expireEvery)
 	}
+}
+
+// forgetGone has removed, ever so often, what volumes say of stores that are gone.
+func (t *tracker) forgetGone(ctx context.Context) {
+	for ; ctx.Err() == nil; pause(ctx, forgetEvery) {
+		if err := t.forgetOnce(ctx); err != nil && ctx.Err() == nil {
+			t.log.WithError(err).Warn("what is known of stores that are gone is not forgotten yet")
+		}
+	}
+}
+
+// forgetOnce removes what the volumes here say of stores that are no members any
+// more: nothing of them will be confirmed. Who is a member the registry says, as it
+// is read *behind* what the volumes say: a store is in it before any tracker names
+// it. This tracker's own list may lack stores that were admitted at another one, and
+// that a volume's last owner knew.
+func (t *tracker) forgetOnce(ctx context.Context) error {
+	vols, some := t.held.volumes(), false
+	named := make([][]tnv.NodeID, len(vols))
+	for i, v := range vols {
+		named[i] = v.Named()
+		some = some || len(named[i]) > 0
+	}
+	if !some {
+		return nil
+	}
+	if err := t.directory.refresh(ctx); err != nil {
+		return err
+	}
+	groups, _ := t.directory.groups()
+	known := tnv.Map{Groups: groups}
+	var all []error
+	for i, v := range vols {
+		for _, n := range named[i] {
+			for more := known.Node(n) == nil; more && ctx.Err() == nil; {
+				var err error
+				if more, err = v.Forget(ctx, n); err != nil {
+					all = append(all, tnv.Wrap("forget store "+n.String(), err))
+				}
+			}
+		}
+	}
+	return errors.Join(all...)
 }
 
 // deleteAt sends a store the deletions that it has not confirmed.

@@ -102,6 +102,7 @@ type tracker struct {
 	directory *directory
 	contender *contender // nil: the engine is exclusive
 	members   *members
+	watchers  *watchers
 	pool      *protocol.Pool
 	admin     *admin.Admin
 	metrics   *metrics
@@ -121,6 +122,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	t := &tracker{cfg: cfg, log: cfg.Log, held: newHoldings(), admin: admin.New(), failed: make(chan error, 1)}
+	t.watchers = newWatchers(func() *protocol.MapChanged { return &protocol.MapChanged{Map: *t.members.Map()} })
 	if t.engine, err = openEngine(ctx, cfg); err != nil {
 		return err
 	}
@@ -230,7 +232,8 @@ func (t *tracker) start(ctx context.Context) error {
 	if err := t.directory.refresh(ctx); err != nil {
 		return err
 	}
-	t.members = newMembers(h.lease.Epoch, t.directory.groups(), t.log)
+	known, _ := t.directory.groups()
+	t.members = newMembers(h.lease.Epoch, known, t.log)
 	for _, id := range t.directory.volumes() {
 		if _, err := t.own(ctx, id); err != nil {
 			return err
@@ -349,12 +352,13 @@ func (t *tracker) closeVolumes() {
 
 // serve answers requests until ctx ends or a volume fails.
 func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net.Listener) error {
-	srv := &protocol.Server{Endpoint: endpoint, Log: t.log, Handle: t.handle, Closed: t.members.disconnected, Inline: meta.IsQuery, MaxOutstanding: 512}
+	srv := &protocol.Server{Endpoint: endpoint, Log: t.log, Handle: t.handle, Closed: t.disconnected, Inline: meta.IsQuery, MaxOutstanding: 512}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var working sync.WaitGroup
 	working.Go(func() { t.sweep(work) })
+	working.Go(func() { t.pushMaps(work) })
 	if t.contender != nil {
 		working.Go(func() { t.contender.run(work) })
 	}

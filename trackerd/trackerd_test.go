@@ -369,6 +369,55 @@ func TestRefusedStores(t *testing.T) {
 	}
 }
 
+// An empty store at the address of a member takes its place, whatever was to be
+// deleted or copied there is forgotten, also by the next tracker; one that is not
+// empty, or is elsewhere, does not.
+func TestEmptiedStoreTakesItsPlace(t *testing.T) {
+	r := run(t, Config{Dir: t.TempDir(), Key: protocol.NewKey()})
+	a, b := r.newStore(11, "h1"), r.newStore(12, "h2")
+	a.live("g1")
+	b.live("g1")
+	b.stop()
+	tool := r.dial(protocol.RoleTool)
+	eventually(t, "b is lost", func() bool { return tool.group(t, "g1").State == "degraded" })
+	s := r.session(protocol.OpenSession{})
+	var made protocol.CreateReply
+	s.change(protocol.TypeCreate, &made, &protocol.Create{Parent: tnv.RootIno, Name: "f"})
+	s.write(made.Attr.Ino, a.node.Group, a) // b lacks it,
+	s.write(made.Attr.Ino, a.node.Group, a) // is to delete it, and lacks the next
+	addr := b.node.Addr
+	for _, c := range []struct {
+		what string
+		node tnv.Node
+		new  bool
+	}{
+		{"not empty", tnv.Node{ID: 13, Boot: 1, Addr: addr, Host: "h2"}, false},
+		{"elsewhere", tnv.Node{ID: 13, Boot: 1, Addr: "127.0.0.1:1", Host: "h2"}, true},
+	} {
+		err := b.call(protocol.TypeAnnounce, nil, &protocol.Announce{Node: c.node, Group: "g1", New: c.new})
+		if tnv.KindOf(err) != tnv.KindConflict {
+			t.Errorf("%s: %v", c.what, err)
+		}
+	}
+	empty := tnv.Node{ID: 13, Boot: 1, Addr: addr, Host: "h2"}
+	b.must(protocol.TypeAnnounce, nil, &protocol.Announce{Node: empty, Group: "g1", New: true})
+	if g := tool.group(t, "g1"); len(g.Nodes) != 2 || g.State != "degraded" {
+		t.Fatalf("before it has compared itself: %+v", g)
+	}
+	var st protocol.Status
+	eventually(t, "what was said of the old one is forgotten", func() bool {
+		st = protocol.Status{}
+		tool.must(protocol.TypeStatus, &st, &protocol.StatusRequest{})
+		return st.Volumes[0].PendingDeletions == 0
+	})
+	a.stop()
+	r = r.again()
+	tool = r.dial(protocol.RoleTool)
+	if g := tool.group(t, "g1"); len(g.Nodes) != 2 || g.Nodes[0].Node.ID != 11 || g.Nodes[1].Node.ID != 13 || g.BehindBlocks != 0 {
+		t.Fatalf("by the next tracker: %+v", g)
+	}
+}
+
 // From a commit that a member missed, over its copy, to the deletion of the
 // block: whose order leaves only when what replaces it is on disk (D2).
 func TestBlockLife(t *testing.T) {
@@ -556,7 +605,7 @@ func TestSettleShares(t *testing.T) {
 	defer tr.pool.Close()
 	n := a.node
 	n.Group = 1
-	tr.members.announced(n, "g1", nil)
+	tr.members.announced(n, 0, "g1", nil)
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {

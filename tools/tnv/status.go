@@ -55,6 +55,8 @@ type (
 		Blocks        uint64 `json:"blocks"`
 		BehindBlocks  uint64 `json:"behind_blocks"`
 		BehindBytes   uint64 `json:"behind_bytes"`
+		CopyRate      uint64 `json:"copy_bytes_per_second"`
+		LeftSeconds   uint64 `json:"left_seconds"` // until it lacks nothing, at that rate; 0: not known
 		CorruptBlocks uint64 `json:"corrupt_blocks"`
 		MendedBlocks  uint64 `json:"mended_blocks"`
 		Host          string `json:"host"`
@@ -123,7 +125,7 @@ func toStatusJSON(st *protocol.Status) statusJSON {
 		for _, n := range g.Nodes {
 			gj.Nodes = append(gj.Nodes, nodeJSON{ID: n.Node.ID.String(), Addr: n.Node.Addr, Alive: n.Node.State != tnv.NodeLost,
 				State: n.Node.State.String(), UsedBytes: n.Node.Used, CapacityBytes: n.Node.Capacity, Blocks: n.Blocks,
-				BehindBlocks: n.BehindBlocks, BehindBytes: n.BehindBytes, CorruptBlocks: n.CorruptBlocks, MendedBlocks: n.MendedBlocks,
+				BehindBlocks: n.BehindBlocks, BehindBytes: n.BehindBytes, CopyRate: n.CopyRate, LeftSeconds: left(n), CorruptBlocks: n.CorruptBlocks, MendedBlocks: n.MendedBlocks,
 				Host: n.Node.Host, Boot: uint64(n.Node.Boot), LastBeatMs: n.LastBeatMs})
 		}
 		out.Groups = append(out.Groups, gj)
@@ -171,5 +173,17 @@ func behind(n nodeJSON) string {
 	if n.BehindBlocks == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d blocks, %s", n.BehindBlocks, formatSize(n.BehindBytes))
+	s := fmt.Sprintf("%d blocks, %s", n.BehindBlocks, formatSize(n.BehindBytes))
+	if n.CopyRate > 0 {
+		s += fmt.Sprintf(", %s/s, %v left", formatSize(n.CopyRate), time.Duration(n.LeftSeconds)*time.Second)
+	}
+	return s
+}
+
+// left is how many seconds a node needs for what it lacks, at the rate that it has.
+func left(n protocol.NodeStatus) uint64 {
+	if n.CopyRate == 0 {
+		return 0
+	}
+	return (n.BehindBytes + n.CopyRate - 1) / n.CopyRate
 }

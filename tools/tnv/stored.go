@@ -37,6 +37,7 @@ func (a *app) storedCommand() *cobra.Command {
 	var cfg stored.Config
 	var trackers string
 	var capacity size
+	copyRate, scrubRate := size(256<<20), size(128<<20)
 	cmd := &cobra.Command{
 		Use:   "stored --dir DIR --trackers ADDR,… --group NAME --keyfile FILE",
 		Short: "Run a storage daemon: the blocks of one disk",
@@ -69,6 +70,10 @@ of its group: what it missed while it was away it copies from them.`,
 			if cfg.Key, err = k.read(); err != nil {
 				return err
 			}
+			if copyRate == 0 || scrubRate == 0 || cfg.ScrubPeriod <= 0 {
+				return usage("--copy-rate, --scrub-rate and --scrub-period: want more than nothing")
+			}
+			cfg.CopyRate, cfg.ScrubRate = int64(copyRate), int64(scrubRate)
 			cfg.Capacity, cfg.Memory = int64(capacity), buffers(d.memory)
 			cfg.Admin, cfg.Log, cfg.Ready = d.admin, log, a.ready.Ready
 			return stored.Run(cmd.Context(), cfg)
@@ -84,6 +89,9 @@ of its group: what it missed while it was away it copies from them.`,
 	f.BoolVar(&cfg.AllowSameHost, "allow-same-host", false, "join a group that has a member on this host already")
 	f.Var(&capacity, "capacity", "use at most so much of the disk (default: all of it but a reserve)")
 	f.DurationVar(&cfg.PunchDelay, "punch-delay", defaultPunchDelay, "keep the space of a deleted block for so long: longer than the longest read (default $"+punchDelayEnv+")")
+	f.Var(&copyRate, "copy-rate", "copy at most so much per second from other members, and an eighth of it while clients read")
+	f.DurationVar(&cfg.ScrubPeriod, "scrub-period", 14*24*time.Hour, "read and check every block once in so long")
+	f.Var(&scrubRate, "scrub-rate", "read so much per second for tnv scrub --now, and an eighth of --copy-rate at most while clients read")
 	d.register(cmd, storedMemory)
 	k.register(cmd)
 	return cmd
