@@ -127,8 +127,38 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Run starts the server, after Stop or Kill, and returns when it answers.
+// Run starts the server, after Stop or Kill, and returns when it answers. A server
+// that was killed may have left backends that are not gone yet, and bar it from
+// starting: it is tried until they are.
 func (s *Server) Run() {
+	s.t.Helper()
+	for end := time.Now().Add(startLimit); ; time.Sleep(100 * time.Millisecond) {
+		from := s.logSize()
+		s.start()
+		if s.await() {
+			return
+		}
+		if log := s.logFrom(from); !strings.Contains(log, "pre-existing shared memory block") || time.Now().After(end) {
+			s.t.Fatalf("postgres has ended:\n%s", log)
+		}
+	}
+}
+
+func (s *Server) logSize() int64 {
+	fi, err := os.Stat(filepath.Join(s.Dir, "log"))
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
+}
+
+// logFrom is what the server has logged behind an offset.
+func (s *Server) logFrom(off int64) string {
+	b, _ := os.ReadFile(filepath.Join(s.Dir, "log"))
+	return string(b[min(off, int64(len(b))):])
+}
+
+func (s *Server) start() {
 	s.t.Helper()
 	log, err := os.OpenFile(filepath.Join(s.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -154,11 +184,10 @@ func (s *Server) Run() {
 		s.t.Fatalf("postgres: %v", err)
 	}
 	s.pid, s.over = cmd.Process.Pid, over
-	s.await()
 }
 
-// await returns when the server answers.
-func (s *Server) await() {
+// await returns when the server answers, or has ended.
+func (s *Server) await() (answers bool) {
 	s.t.Helper()
 	db, err := sql.Open("postgres", s.DSN("postgres"))
 	if err != nil {
@@ -167,11 +196,11 @@ func (s *Server) await() {
 	defer db.Close()
 	for end := time.Now().Add(startLimit); ; time.Sleep(20 * time.Millisecond) {
 		if err = db.Ping(); err == nil {
-			return
+			return true
 		}
 		select {
 		case <-s.over:
-			s.t.Fatalf("postgres has ended:\n%s", s.Log())
+			return false
 		default:
 		}
 		if time.Now().After(end) {
