@@ -5,6 +5,7 @@
 # make race    the tests of all packages with the race detector
 # make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=)
 # make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
+# make house   a volume of 1,000,000 files moves from engine to engine: time, size, memory   (HOUSE=)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
@@ -34,7 +35,10 @@ RACETIME ?= 40m
 OPS  ?= 1000000
 SEED ?= 0
 
-.PHONY: build up down test race coherence programs lint bench install clean
+# Files of the volume that moves house.
+HOUSE ?= 1000000
+
+.PHONY: build up down test race coherence programs house lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -63,6 +67,9 @@ coherence: build
 programs: build
 	@bash .ci/deps programs
 	go test -count=1 -timeout 4h -v ./e2e/programs -long
+
+house:
+	go test -count=1 -timeout 1h -v -run 'TestMovingHouse$$' ./meta -house=$(HOUSE)
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -147,7 +147,8 @@ func (v *Volume) Lacking(ctx context.Context, n tnv.NodeID, from tnv.BlockID, li
 // Alive tells which blocks may be named by the metadata, now or later. Dead is
 // said only of what is certain: an id that was given out, that the chunk of its
 // home does not name, that has no references, and that no session may still
-// commit, all of that on disk (D2). Home may be any place where the block was
+// commit, all of that on disk (D2); and of nothing in a volume that goes on from a
+// copy of its metadata (D7). Home may be any place where the block was
 // seen: in another than that of its header it has references.
 func (v *Volume) Alive(ctx context.Context, blocks []protocol.BlockHome) ([]protocol.Liveness, error) {
 	if len(blocks) > protocol.MaxBatch {
@@ -180,7 +181,7 @@ func (v *Volume) Alive(ctx context.Context, blocks []protocol.BlockHome) ([]prot
 }
 
 func (tx *Tx) dead(b protocol.BlockHome, high tnv.BlockID) (bool, error) {
-	if b.Block >= high {
+	if _, restored := tx.s.owner.Restored(); b.Block >= high || restored {
 		return false, nil
 	}
 	g, err := getAs[grant](tx, grantKey(b.Block))

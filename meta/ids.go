@@ -18,16 +18,35 @@ const (
 	idIno     = "ino"
 	idBlock   = "block"
 	idSession = "session"
+	idApp     = "app" // what applications take
 )
 
-var idSteps = map[string]uint64{idIno: 1 << 16, idBlock: 1 << 20, idSession: 1 << 8}
+// Counters that are no ids, but are kept like them.
+const (
+	// idSeq is added to the engine's numbers of batches: a volume that moved to
+	// another engine, or was restored, goes on above all that it ever was told.
+	idSeq = "seq"
+	// idRestored is when the metadata was loaded or restored from a copy, in
+	// nanoseconds since 1970: from then on a block that nothing names may be one of
+	// what the copy does not know, and is not called dead (D7).
+	idRestored = "restored"
+)
+
+// idJump is by how much all counters go forward when a volume goes on from a copy of
+// its metadata: no more ids than that are ever granted that the copy does not know of.
+const idJump = 1 << 36
+
+var idSteps = map[string]uint64{idIno: 1 << 16, idBlock: 1 << 20, idSession: 1 << 8, idApp: 1 << 16}
 
 // loadIDs reads the counters: what was reserved before is skipped.
 func (s *store) loadIDs(ctx context.Context) error {
 	for name, step := range idSteps {
 		first := uint64(grantSize) // a multiple, so that grants are aligned
-		if name == idIno {
+		switch name {
+		case idIno:
 			first = uint64(tnv.RootIno) + 1
+		case idApp:
+			first = 1
 		}
 		err := s.read(ctx, func(tx *Tx) error {
 			c, err := getAs[counter](tx, counterKey(name))

@@ -1,0 +1,39 @@
+package trackerd
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/kv"
+)
+
+// OpenStore opens the metadata in a tracker's directory while no tracker runs on it
+// (else KindBusy), for a tool, and tells whose it is. With create a directory that is
+// not there is made, for the cluster that is named.
+func OpenStore(dir, cluster string, create bool, log *logrus.Entry) (e kv.Engine, owner string, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cluster"))
+	switch {
+	case errors.Is(err, os.ErrNotExist) && create && cluster != "":
+	case errors.Is(err, os.ErrNotExist):
+		return nil, "", tnv.E("open "+dir, tnv.KindNotExist, "this is no tracker's directory")
+	case err != nil:
+		return nil, "", tnv.Wrap("open "+dir, err)
+	case cluster != "" && string(b) != cluster:
+		return nil, "", tnv.E("open "+dir, tnv.KindWrongCluster, "it belongs to cluster %.40q, the key to %s", b, cluster)
+	default:
+		cluster = string(b)
+	}
+	if e, err = openEngine(Config{Dir: dir, Log: log, Memory: DefaultMemory}); err != nil {
+		return nil, "", err
+	}
+	if len(b) == 0 {
+		if err := writeDurably(filepath.Join(dir, "cluster"), cluster); err != nil {
+			return nil, "", errors.Join(err, e.Close())
+		}
+	}
+	return e, cluster, nil
+}
