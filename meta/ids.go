@@ -85,6 +85,19 @@ func (s *store) reserve(ctx context.Context, name string) error {
 	return nil
 }
 
+// skipIDs has no id of a kind below first given out from now on.
+func (s *store) skipIDs(ctx context.Context, name string, first uint64) error {
+	s.mu.Lock()
+	r := s.ids[name]
+	if r.limit >= first {
+		s.mu.Unlock()
+		return nil
+	}
+	r.next, r.limit = first, first
+	s.mu.Unlock()
+	return s.reserve(ctx, name)
+}
+
 // highWater is the first id of a kind that is certainly not given out.
 func (s *store) highWater(name string) uint64 {
 	s.mu.RLock()
