@@ -147,8 +147,7 @@ func (v *Volume) Lacking(ctx context.Context, n tnv.NodeID, from tnv.BlockID, li
 // Alive tells which blocks may be named by the metadata, now or later. Dead is
 // said only of what is certain: an id that was given out, that the chunk of its
 // home does not name, that has no references, and that no session may still
-// commit, all of that on disk (D2); and of nothing in a volume that goes on from a
-// copy of its metadata (D7). Home may be any place where the block was
+// commit, all of that on disk (D2). Home may be any place where the block was
 // seen: in another than that of its header it has references.
 func (v *Volume) Alive(ctx context.Context, blocks []protocol.BlockHome) ([]protocol.Liveness, error) {
 	if len(blocks) > protocol.MaxBatch {
@@ -158,7 +157,7 @@ func (v *Volume) Alive(ctx context.Context, blocks []protocol.BlockHome) ([]prot
 	high := tnv.BlockID(v.highWater(idBlock))
 	err := v.read(ctx, func(tx *Tx) error {
 		for _, b := range blocks {
-			tx.want(chunkKey(b.Home.Ino, b.Home.Chunk), inodeKey(b.Home.Ino), grantKey(b.Block), refKey(b.Block))
+			tx.want(aliveKeys(b)...)
 		}
 		if tx.missed() {
 			return errMiss
@@ -180,8 +179,14 @@ func (v *Volume) Alive(ctx context.Context, blocks []protocol.BlockHome) ([]prot
 	return out, err
 }
 
+// aliveKeys are the records that say whether a block lives.
+func aliveKeys(b protocol.BlockHome) []string {
+	return []string{chunkKey(b.Home.Ino, b.Home.Chunk), inodeKey(b.Home.Ino), grantKey(b.Block), refKey(b.Block)}
+}
+
+// dead tells whether a block is certainly named by nothing, and never will be.
 func (tx *Tx) dead(b protocol.BlockHome, high tnv.BlockID) (bool, error) {
-	if _, restored := tx.s.owner.Restored(); b.Block >= high || restored {
+	if b.Block >= high {
 		return false, nil
 	}
 	g, err := getAs[grant](tx, grantKey(b.Block))

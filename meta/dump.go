@@ -25,7 +25,7 @@ type DumpStats struct {
 // is written: damage is found now, not when the dump is needed.
 //
 // Not carried: sessions, what they have locked, their slots and their unused block
-// ids. Files without a name that they held open are carried as such, and freed by
+// ids, and what of the blocks is in quarantine. Files without a name that they held open are carried as such, and freed by
 // the next owner.
 func Dump(ctx context.Context, engine kv.Engine, cluster, name string, w io.Writer) (DumpStats, error) {
 	const op = "dump"
@@ -119,7 +119,7 @@ func dumpInfo(ctx context.Context, engine kv.Engine, cluster, name string) (Dump
 // extents name their groups by the numbers of the new one.
 func carry(key, value []byte, groups map[tnv.GroupID]tnv.GroupID) (as []byte, carried bool, err error) {
 	switch key[0] {
-	case keySession, keySlot, keyLock, keyGrant:
+	case keySession, keySlot, keyLock, keyGrant, keyOrphan, keyCollect:
 		return nil, false, nil
 	case keyChunk:
 		value, err = carryChunk(key, value, groups)
@@ -132,11 +132,8 @@ func carry(key, value []byte, groups map[tnv.GroupID]tnv.GroupID) (as []byte, ca
 	if _, err := decode(value); err != nil {
 		return nil, false, err
 	}
-	switch {
-	case key[0] == keyUnlinked:
+	if key[0] == keyUnlinked {
 		value = (&unlinked{}).encode()
-	case key[0] == keyCounter && string(key[1:]) == idRestored:
-		return nil, false, nil
 	}
 	return value, true, nil
 }

@@ -23,6 +23,8 @@ func samples() map[byte]encoder {
 		keyGrant:    &grant{Session: 3, Used: [grantSize / 64]uint64{1, 2, 3, 4}},
 		keyDeletion: mark{},
 		keyLacking:  &lacking{Home: tnv.Home{Ino: 1, Chunk: 2}, Bytes: 3},
+		keyOrphan:   &orphan{Group: 1, Home: tnv.Home{Ino: 2, Chunk: 3}, Bytes: 4, Since: 5},
+		keyCollect:  &collection{Restored: true, Ahead: 7, Approved: 8},
 		keyUsage:    &usage{Files: 1, Bytes: 2},
 		keyCounter:  &counter{Next: 9},
 		keyVolume:   &volume{ID: 2, Name: "media"},

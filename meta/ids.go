@@ -21,16 +21,10 @@ const (
 	idApp     = "app" // what applications take
 )
 
-// Counters that are no ids, but are kept like them.
-const (
-	// idSeq is added to the engine's numbers of batches: a volume that moved to
-	// another engine, or was restored, goes on above all that it ever was told.
-	idSeq = "seq"
-	// idRestored is when the metadata was loaded or restored from a copy, in
-	// nanoseconds since 1970: from then on a block that nothing names may be one of
-	// what the copy does not know, and is not called dead (D7).
-	idRestored = "restored"
-)
+// idSeq is no id, but is kept like one: it is added to the engine's numbers of batches.
+// A volume that moved to another engine, or was restored, goes on above all numbers
+// that it ever had.
+const idSeq = "seq"
 
 // idJump is by how much all counters go forward when a volume goes on from a copy of
 // its metadata: no more ids than that are ever granted that the copy does not know of.
@@ -102,6 +96,19 @@ func (s *store) reserve(ctx context.Context, name string) error {
 	// Two reservations at once both count from the same limit: the larger holds.
 	s.ids[name].limit = max(s.ids[name].limit, limit)
 	return nil
+}
+
+// skipIDs has no id of a kind below first given out from now on.
+func (s *store) skipIDs(ctx context.Context, name string, first uint64) error {
+	s.mu.Lock()
+	r := s.ids[name]
+	if r.limit >= first {
+		s.mu.Unlock()
+		return nil
+	}
+	r.next, r.limit = first, first
+	s.mu.Unlock()
+	return s.reserve(ctx, name)
 }
 
 // highWater is the first id of a kind that is certainly not given out.

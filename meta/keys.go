@@ -24,6 +24,8 @@ import (
 //	B first                  block ids granted: to whom, which are used
 //	G node block             deletion that a store has not confirmed
 //	M node block             block that a store lacks
+//	o block                  block that nothing names, in quarantine
+//	c                        what holds the collection of those back
 //	Q                        usage of the volume
 //	U name                   id counters: the first id that was never reserved
 //
@@ -46,6 +48,8 @@ const (
 	keyGrant    = 'B'
 	keyDeletion = 'G'
 	keyLacking  = 'M'
+	keyOrphan   = 'o'
+	keyCollect  = 'c'
 	keyUsage    = 'Q'
 	keyCounter  = 'U'
 	keyVolume   = 'V'
@@ -86,6 +90,8 @@ func refKey(b tnv.BlockID) string                    { return key1(keyRefs, uint
 func grantKey(b tnv.BlockID) string                  { return key1(keyGrant, uint64(b)&^(grantSize-1)) }
 func deletionKey(n tnv.NodeID, b tnv.BlockID) string { return key2(keyDeletion, uint64(n), uint64(b)) }
 func lackingKey(n tnv.NodeID, b tnv.BlockID) string  { return key2(keyLacking, uint64(n), uint64(b)) }
+func orphanKey(b tnv.BlockID) string                 { return key1(keyOrphan, uint64(b)) }
+func collectionKey() string                          { return string([]byte{keyCollect}) }
 func usageKey() string                               { return string([]byte{keyUsage}) }
 func counterKey(name string) string                  { return string([]byte{keyCounter}) + name }
 func volumeKey(name string) string                   { return string([]byte{keyVolume}) + name }

@@ -407,6 +407,8 @@ var decoders = map[byte]func([]byte) (any, error){
 	keyGrant:    decodeGrant,
 	keyDeletion: decodeMark,
 	keyLacking:  decodeLacking,
+	keyOrphan:   decodeOrphan,
+	keyCollect:  unpack[collection],
 	keyUsage:    decodeUsage,
 	keyCounter:  decodeCounter,
 	keyVolume:   decodeVolume,

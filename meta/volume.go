@@ -16,7 +16,6 @@ package meta
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -59,8 +58,6 @@ type Volume struct {
 	grants   map[tnv.SessionID]map[tnv.BlockID]bool // first ids of their grants
 	counts   counts
 	expired  time.Time // when Expire was called last
-
-	restored atomic.Int64 // idRestored
 
 	reclaim   map[tnv.Ino]bool // inodes to reclaim (no name, no holder) or to trim
 	reclaimer chan struct{}    // kicked when there are some
@@ -138,37 +135,11 @@ func (v *Volume) ID() tnv.VolumeID { return v.vol }
 // Epoch is the epoch in which the volume is owned here.
 func (v *Volume) Epoch() tnv.Epoch { return v.lease.Epoch }
 
-// Restored tells whether the metadata was loaded or restored from a copy, and when.
-// Then blocks that nothing names are not called dead, nor may they be collected (D7),
-// until ConfirmRestored.
-func (v *Volume) Restored() (at time.Time, yes bool) {
-	n := v.restored.Load()
-	return time.Unix(0, n), n != 0
-}
-
-// ConfirmRestored says that what the restored metadata does not name may go.
-func (v *Volume) ConfirmRestored(ctx context.Context) error {
-	err := v.mutate(ctx, func(tx *Tx) error {
-		tx.del(counterKey(idRestored))
-		tx.then(func() { v.restored.Store(0) })
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return v.sync(ctx)
-}
-
 // load makes the volume if there is none, and reads what is kept in memory.
 func (v *Volume) load(ctx context.Context) error {
 	if err := v.loadIDs(ctx); err != nil {
 		return err
 	}
-	at, err := readCounter(ctx, v.engine, v.vol, idRestored)
-	if err != nil {
-		return err
-	}
-	v.restored.Store(int64(at))
 	if err := v.makeRoot(ctx); err != nil {
 		return err
 	}

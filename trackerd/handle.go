@@ -41,6 +41,9 @@ func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Fram
 	case protocol.TypeStatus:
 		return reply(ctx, f, t.status)
 	}
+	if values, handled, err := t.toolRequest(ctx, p, f); handled {
+		return values, err
+	}
 	if f.Type == protocol.TypeAlive && (p.Role == protocol.RoleTool || p.Role == protocol.RoleClient) { // it changes nothing
 		return reply(ctx, f, t.alive)
 	}

@@ -30,6 +30,7 @@ func (t *tracker) sweep(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { t.expireSessions(ctx) })
+	wg.Go(func() { t.collectLoop(ctx) })
 	var mu sync.Mutex
 	busy := map[tnv.NodeID]bool{}
 	tick := time.NewTicker(sweepEvery)

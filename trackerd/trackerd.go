@@ -39,14 +39,20 @@ type Config struct {
 	Volumes    []string // made if they are not there. Nil: "media"
 	Memory     int64    // bytes; half of it for records and the engine's cache. 0: 512 MiB
 	Admin      string   // address of the side door; empty: none
-	Log        *logrus.Entry
-	Ready      func(addr string) // called once, when requests are answered
+	// Quarantine is how long a block that nothing names is kept; 0: 24 hours.
+	Quarantine   time.Duration
+	CollectEvery time.Duration // how often the stores are looked through for such blocks; 0: 1 hour
+	Log          *logrus.Entry
+	Ready        func(addr string) // called once, when requests are answered
 }
 
 // Defaults of Config.
 const (
 	DefaultMemory = 512 << 20
 	leaseTTL      = 3 * time.Second
+
+	DefaultQuarantine   = 24 * time.Hour
+	DefaultCollectEvery = time.Hour
 )
 
 func (c *Config) check() error {
@@ -63,7 +69,15 @@ func (c *Config) check() error {
 	if c.Log == nil {
 		c.Log = logrus.NewEntry(logrus.StandardLogger())
 	}
+	if c.Quarantine == 0 {
+		c.Quarantine = DefaultQuarantine
+	}
+	if c.CollectEvery == 0 {
+		c.CollectEvery = DefaultCollectEvery
+	}
 	switch {
+	case c.Quarantine < 0 || c.CollectEvery < 0:
+		return tnv.E(op, tnv.KindInvalid, "a quarantine or period below zero")
 	case c.Dir == "":
 		return tnv.E(op, tnv.KindInvalid, "no directory is given")
 	case c.Listen == "":
@@ -94,6 +108,8 @@ type tracker struct {
 	admin    *admin.Admin
 	metrics  *metrics
 	barrier  barrier
+
+	collecting sync.Mutex // one comparison of stores with metadata at a time
 }
 
 // Run runs a tracker until ctx ends, then stops it cleanly. It returns earlier,

@@ -132,6 +132,7 @@ type store struct {
 	orders []string // "sync" and "delete", in the order in which they came
 	gone   []tnv.BlockID
 	refuse error // what sync and delete answer
+	holds  map[tnv.BlockID]tnv.Home
 	stop   func()
 }
 
@@ -171,7 +172,14 @@ func (s *store) handle(_ context.Context, _ *protocol.Peer, f *protocol.Frame) (
 		}
 		s.orders = append(s.orders, "delete")
 		s.gone = append(s.gone, rq.Blocks...)
+		for _, b := range rq.Blocks {
+			delete(s.holds, b)
+		}
 		return []any{&protocol.DeleteReply{}}, nil
+	case protocol.TypeList:
+		var rq protocol.List
+		err := f.Decode(&rq)
+		return []any{s.listLocked(&rq)}, err
 	}
 	return nil, tnv.E("store", tnv.KindProtocol, "type %d", f.Type)
 }

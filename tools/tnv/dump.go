@@ -138,7 +138,7 @@ func (a *app) loadCommand() *cobra.Command {
 		Long: `Load a volume from FILE or standard input into a tracker's directory, which is made if
 it is not there. The tracker must not run. The volume keeps its name and id; it must not be
 there yet, or be empty. Unless all of the dump is whole nothing changes. Afterwards blocks
-that the dump does not name are kept until tnv volume set NAME collect=on.`,
+that the dump does not name are kept until tnv collect --approve.`,
 		Example: "  tnv load --store /srv/tnv/tracker --keyfile /etc/tnv/key media.dump",
 		Args:    args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, files []string) (err error) {

@@ -1,12 +1,30 @@
 package main
 
 import (
+	"os"
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"github.com/tnvfs/tnv/trackerd"
 )
 
 const trackerdMemory size = 512 << 20
+
+// Defaults of flags, also for the trackers that `tnv up` starts: they inherit them.
+const (
+	quarantineEnv   = "TNV_QUARANTINE"
+	collectEveryEnv = "TNV_COLLECT_EVERY"
+)
+
+// fromEnv is a time that the environment gives; 0 if it gives none.
+func fromEnv(name string) time.Duration {
+	d, err := time.ParseDuration(os.Getenv(name))
+	if err != nil {
+		return 0
+	}
+	return d
+}
 
 func (a *app) trackerdCommand() *cobra.Command {
 	var d daemonFlags
@@ -46,6 +64,8 @@ failure after fsync, syncfs or a second. "sync": a power failure at once, which 
 	f.StringVar(&cfg.Advertise, "advertise", "", "`ADDR` that others are told; default: where it listens")
 	f.StringVar(&cfg.Dir, "dir", "", "directory of the tracker's data")
 	f.StringVar(&cfg.Durability, "durability", "os", "what an acknowledged operation survives: os or sync")
+	f.DurationVar(&cfg.Quarantine, "quarantine", fromEnv(quarantineEnv), "keep blocks that no file names for so long, for certainty (default 24h, or $"+quarantineEnv+")")
+	f.DurationVar(&cfg.CollectEvery, "collect-every", fromEnv(collectEveryEnv), "look for such blocks so often (default 1h, or $"+collectEveryEnv+")")
 	f.StringSliceVar(&cfg.Volumes, "volume", []string{"media"}, "volumes to make if they are not there")
 	d.register(cmd, trackerdMemory)
 	k.register(cmd)
