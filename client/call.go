@@ -47,7 +47,7 @@ func elsewhere(k tnv.Kind) bool {
 // the tracker answers pings it is slow, not dead: the request is repeated on the
 // same connection. An error means that the connection is of no use.
 func (l *link) attempt(ctx context.Context, a *attachment, t protocol.Type, values ...any) (protocol.Frame, error) {
-	for d := attemptTimeout; ; d *= 2 {
+	for d := l.patience(); ; d *= 2 {
 		tctx, cancel := context.WithTimeout(ctx, d)
 		f, err := a.conn.CallRaw(tctx, t, values...)
 		cancel()

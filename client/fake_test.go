@@ -226,6 +226,8 @@ func (t *fakeTracker) execute(f *protocol.Frame) ([]any, error) {
 		return nil, err
 	case protocol.TypeGetMap:
 		return []any{&protocol.GetMapReply{Map: m}}, nil
+	case protocol.TypeOwner:
+		return []any{&protocol.OwnerReply{Vol: fakeVol, Epoch: 1, Here: true}}, nil
 	case protocol.TypeAlive:
 		return t.alive(f)
 	}

@@ -245,7 +245,8 @@ func (c *Client) refreshMap(ctx context.Context) error {
 	return nil
 }
 
-// clusterMap keeps the newest map by (epoch, version).
+// clusterMap keeps the newest map of the tracker that owns the volume: each makes its
+// own, in an epoch of its own, and what another one measured does not count any more.
 type clusterMap struct {
 	mu sync.RWMutex
 	m  *tnv.Map
@@ -270,7 +271,7 @@ func (k *clusterMap) offer(m *tnv.Map) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.m == nil || m.Epoch > k.m.Epoch || m.Epoch == k.m.Epoch && m.Version > k.m.Version {
+	if k.m == nil || m.Epoch != k.m.Epoch || m.Version > k.m.Version {
 		k.m = m
 	}
 }

@@ -84,7 +84,8 @@ type link struct {
 	sess    *sess         // the newest; nil before the first
 	dialing chan struct{} // not nil: closed when the dialling goroutine is done
 	lastErr error         // why no attachment could be made
-	next    int           // tracker to try first
+	told    []string      // trackers, as one of them named them last
+	avoid   avoided
 }
 
 // attach waits for an attachment. Its error, when ctx ends, is KindUnavailable
@@ -149,38 +150,12 @@ func (l *link) dial(done chan struct{}) {
 		case <-time.After(backoff/2 + rand.N(backoff)):
 		case <-l.life.Done():
 		}
-		backoff = min(2*backoff, maxBackoff)
+		backoff = min(2*backoff, l.mostBackoff())
 	}
 	l.mu.Lock()
 	l.dialing = nil
 	l.mu.Unlock()
 	close(done)
-}
-
-// round tries each tracker once. Of the errors it returns the most telling.
-func (l *link) round() (*attachment, error) {
-	l.mu.Lock()
-	first, s := l.next, l.sess
-	l.mu.Unlock()
-	var worst error
-	for i := range l.cfg.Trackers {
-		n := (first + i) % len(l.cfg.Trackers)
-		a, err := l.try(l.cfg.Trackers[n], s)
-		if err == nil {
-			l.mu.Lock()
-			l.next = n
-			l.mu.Unlock()
-			return a, nil
-		}
-		if l.life.Err() != nil {
-			return nil, errClosed
-		}
-		l.cfg.Log.WithError(err).WithField("tracker", l.cfg.Trackers[n]).Debug("tracker does not take the session")
-		if worst == nil || definite(err) {
-			worst = err
-		}
-	}
-	return nil, worst
 }
 
 // definite tells whether asking again can not help.
@@ -194,7 +169,11 @@ func definite(err error) bool {
 
 // try opens or resumes the session at one tracker.
 func (l *link) try(addr string, s *sess) (*attachment, error) {
-	ctx, cancel := context.WithTimeout(l.life, dialTimeout)
+	limit := dialTimeout
+	if len(l.known()) > 1 {
+		limit = ownerTimeout
+	}
+	ctx, cancel := context.WithTimeout(l.life, limit)
 	defer cancel()
 	conn, err := l.connect(ctx, addr)
 	if err != nil {
@@ -213,11 +192,19 @@ func (l *link) try(addr string, s *sess) (*attachment, error) {
 		info, err = l.open(conn, &req)
 	}
 	if err != nil {
+		if elsewhere(tnv.KindOf(err)) {
+			l.ask(ctx, conn) // whom else there is to ask
+		}
 		conn.Close()
 		return nil, err
 	}
 	a := &attachment{conn: conn, sess: l.adopt(s, info), addr: addr}
 	l.began(conn, &info, sent)
+	l.wg.Add(1)
+	go func() {
+		defer l.wg.Done()
+		l.refreshTrackers(conn)
+	}()
 	return a, nil
 }
 

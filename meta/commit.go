@@ -138,11 +138,15 @@ func (s *store) settleLocked(g *commitGroup) {
 
 // failLocked gives the volume up: memory holds what may never be applied.
 func (s *store) failLocked(err error) error {
-	kind := tnv.KindUnavailable
-	if errors.Is(err, kv.ErrFenced) {
-		kind = tnv.KindFenced
+	e := &tnv.Error{Op: "commit", Kind: tnv.KindUnavailable, Err: err}
+	var behind *kv.SeqError
+	switch {
+	case errors.Is(err, kv.ErrFenced), tnv.KindOf(err) == tnv.KindFenced:
+		e.Kind = tnv.KindFenced
+	case errors.As(err, &behind) && behind.Stored+1 < behind.Got:
+		e.Kind, e.Msg = tnv.KindCorrupt, "the engine has lost batches that were acknowledged"
 	}
-	err = &tnv.Error{Op: "commit", Kind: kind, Err: err}
+	err = e
 	if s.failed == nil {
 		s.failed = err
 		close(s.dead)
@@ -151,6 +155,13 @@ func (s *store) failLocked(err error) error {
 		s.failed = err
 	}
 	return err
+}
+
+// Failure is why the volume was given up; nil while it was not.
+func (s *store) Failure() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.failed
 }
 
 // drain fails the batches behind a failed one.

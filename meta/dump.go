@@ -132,8 +132,11 @@ func carry(key, value []byte, groups map[tnv.GroupID]tnv.GroupID) (as []byte, ca
 	if _, err := decode(value); err != nil {
 		return nil, false, err
 	}
-	if key[0] == keyUnlinked {
+	switch {
+	case key[0] == keyUnlinked:
 		value = (&unlinked{}).encode()
+	case key[0] == keyCounter && string(key[1:]) == idEpoch:
+		return nil, false, nil
 	}
 	return value, true, nil
 }

@@ -26,9 +26,9 @@ const (
 // that it ever had.
 const idSeq = "seq"
 
-// idJump is by how much all counters go forward when a volume goes on from a copy of
-// its metadata: no more ids than that are ever granted that the copy does not know of.
-const idJump = 1 << 36
+// idEpoch is kept like an id, too: the epoch in which the volume was opened last. A
+// copy of the records has it, which knows nothing of leases.
+const idEpoch = "epoch"
 
 var idSteps = map[string]uint64{idIno: 1 << 16, idBlock: 1 << 20, idSession: 1 << 8, idApp: 1 << 16}
 
@@ -56,7 +56,10 @@ func (s *store) loadIDs(ctx context.Context) error {
 		s.ids[name] = &idRange{next: first, limit: first, step: step}
 		s.mu.Unlock()
 	}
-	return nil
+	return s.mutate(ctx, func(tx *Tx) error {
+		tx.set(counterKey(idEpoch), &counter{uint64(s.lease.Epoch)})
+		return nil
+	})
 }
 
 // newIDs takes n ids that follow each other; the first is returned.

@@ -36,7 +36,7 @@ func Load(ctx context.Context, engine kv.Engine, cluster string, r io.Reader, lo
 	if err != nil {
 		return st, tnv.Wrap(op, err)
 	}
-	if lease, err = raise(ctx, engine, lease, info.Epoch+epochJump); err != nil {
+	if lease, err = raise(ctx, engine, lease, info.Epoch+epochJump(time.Now())); err != nil {
 		return st, tnv.Wrap(op, err)
 	}
 	stop := renewing(engine, lease)
@@ -139,7 +139,7 @@ func (l *loading) run(ctx context.Context, d *dumpReader) (err error) {
 	if l.lease, err = takeOver(ctx, l.engine, l.info.ID); err != nil {
 		return err
 	}
-	if l.lease, err = raise(ctx, l.engine, l.lease, l.info.Epoch+epochJump); err != nil {
+	if l.lease, err = raise(ctx, l.engine, l.lease, l.info.Epoch+epochJump(time.Now())); err != nil {
 		return err
 	}
 	defer renewing(l.engine, l.lease)()
@@ -189,11 +189,11 @@ func (l *loading) count(ctx context.Context, counters map[string]uint64) error {
 		if err != nil {
 			return err
 		}
-		if next = max(next, here); next > 1<<63 {
+		if next = max(next, here); next > 1<<62 {
 			return badDump(tnv.KindCorrupt, "its counter %.20q stands at %d", name, next)
 		}
 		if next > 0 {
-			next = (next + idJump) &^ (grantSize - 1)
+			next = skipAhead(next, time.Now())
 			if err := l.write(ctx, []byte(counterKey(name)), (&counter{next}).encode()); err != nil {
 				return err
 			}
@@ -266,9 +266,6 @@ func purgeRecords(ctx context.Context, engine kv.Engine, vol tnv.VolumeID, del f
 		}
 	}
 }
-
-// epochJump is by how many epochs a volume that goes on from a copy is above it.
-const epochJump = 1 << 16
 
 // raise brings a lease that is held to an epoch at least.
 func raise(ctx context.Context, engine kv.Engine, lease kv.Lease, to tnv.Epoch) (kv.Lease, error) {

@@ -89,14 +89,9 @@ func (r *Registry) Known(ctx context.Context) ([]tnv.Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = eachRecord(ctx, r.store, keyNode, func(val any) {
-		n := val.(*node)
-		for i := range groups {
-			if groups[i].ID == n.Group {
-				groups[i].Nodes = append(groups[i].Nodes, tnv.Node{ID: n.ID, Group: n.Group, Boot: n.Boot, Host: n.Host, Addr: n.Addr})
-			}
-		}
-	})
+	var nodes []*node
+	err = eachRecord(ctx, r.store, keyNode, func(val any) { nodes = append(nodes, val.(*node)) })
+	addNodes(groups, nodes)
 	return groups, err
 }
 

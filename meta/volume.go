@@ -123,6 +123,31 @@ func (v *Volume) Close() {
 	v.store.close()
 }
 
+// SetCache changes how many bytes of records are kept in memory.
+func (v *Volume) SetCache(bytes int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.budget = bytes
+	v.evictLocked(0)
+}
+
+// Disconnect ends the connections of all sessions: they will find the next owner.
+func (v *Volume) Disconnect() {
+	v.smu.Lock()
+	var all []Pusher
+	for _, s := range v.sessions {
+		if s.to != nil {
+			all = append(all, s.to)
+		}
+	}
+	v.smu.Unlock()
+	for _, to := range all {
+		if c, ok := to.(interface{ Close() }); ok {
+			c.Close()
+		}
+	}
+}
+
 // Dead is closed when the volume was given up because a batch could not be applied.
 func (v *Volume) Dead() <-chan struct{} { return v.dead }
 

@@ -64,6 +64,13 @@
 // and answers a repetition with its first answer. The reply's body is two values
 // as well: the answer (an empty array where there is none), and what was Leased.
 //
+// # Several trackers
+//
+// Each volume has one owner; the others answer requests on it with KindNotOwner, and
+// Owner with what they know: who owns it, and which trackers there are. A client
+// whose owner is gone asks all trackers that it knows of, opens its session at the
+// owner with the newest epoch, and sends again what was not answered.
+//
 // # Locks
 //
 // SetLock is a mutation that is answered at once. One that is to wait is queued

@@ -270,7 +270,8 @@ func messages() []any {
 		new(Grant), new(GrantReply), new(Put), new(PutReply), new(Get), new(GetReply), new(Delete), new(Sync), new(SyncReply),
 		new(Digest), new(DigestReply), new(List), new(ListReply), new(Repair), new(Locate), new(LocateReply),
 		new(GetLock), new(GetLockReply), new(SetLock), new(SetLockReply), new(LockWait), new(LockWaitReply), new(DropWaits),
-		new(Seek), new(SeekReply), new(Fallocate), new(FallocateReply), new(CopyRange), new(CopyRangeReply)}
+		new(Seek), new(SeekReply), new(Fallocate), new(FallocateReply), new(CopyRange), new(CopyRangeReply),
+		new(Owner), new(OwnerReply), new(TakeOver), new(Admit), new(AdmitReply), new(Drain)}
 }
 
 // FuzzDecode: no body can make a decoder panic or allocate beyond its length.

@@ -7,7 +7,9 @@ import (
 	"github.com/tnvfs/tnv"
 )
 
-// cluster is the newest cluster map that any tracker gave.
+// cluster is what the trackers say of the cluster: of each the newest map. They
+// agree on who belongs to a group; who is alive each measures for itself, and a
+// peer that any of them hears of is worth being asked.
 type cluster struct {
 	self tnv.NodeID
 	// returned is signalled when a member of the own group is seen alive that
@@ -15,26 +17,32 @@ type cluster struct {
 	returned chan struct{}
 
 	mu    sync.Mutex
-	cur   *tnv.Map // never changed, only replaced
+	maps  map[string]*tnv.Map // by the tracker's address; maps are never changed, only replaced
+	stale map[string]bool     // trackers without a connection: dropped when another one speaks
 	group tnv.GroupID
 }
 
 func newCluster(self tnv.NodeID) *cluster {
-	return &cluster{self: self, returned: make(chan struct{}, 1), cur: &tnv.Map{}}
+	return &cluster{self: self, returned: make(chan struct{}, 1), maps: map[string]*tnv.Map{}, stale: map[string]bool{}}
 }
 
-// update takes a map in, if it is newer than the one at hand.
-func (c *cluster) update(m *tnv.Map) {
+// update takes a tracker's map in, if it is newer than the one at hand.
+func (c *cluster) update(tracker string, m *tnv.Map) {
 	if m == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if m.Epoch < c.cur.Epoch || m.Epoch == c.cur.Epoch && m.Version <= c.cur.Version {
+	if old := c.maps[tracker]; old != nil && m.Epoch == old.Epoch && m.Version <= old.Version {
 		return
 	}
 	before := c.peersLocked()
-	c.cur = m
+	c.maps[tracker] = m
+	delete(c.stale, tracker)
+	for t := range c.stale {
+		delete(c.maps, t)
+	}
+	clear(c.stale)
 	if n := m.Node(c.self); n != nil {
 		c.group = n.Group
 	}
@@ -47,6 +55,22 @@ func (c *cluster) update(m *tnv.Map) {
 	}
 }
 
+// gone says that a tracker is not heard of any more. What it said last counts on
+// while nobody else says anything.
+func (c *cluster) gone(tracker string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.maps[tracker] == nil {
+		return
+	}
+	if c.stale[tracker] = true; len(c.stale) < len(c.maps) {
+		for t := range c.stale {
+			delete(c.maps, t)
+		}
+		clear(c.stale)
+	}
+}
+
 // joined notes the group in which a tracker put this store.
 func (c *cluster) joined(g tnv.GroupID) {
 	c.mu.Lock()
@@ -54,11 +78,15 @@ func (c *cluster) joined(g tnv.GroupID) {
 	c.group = g
 }
 
-// version of the map at hand.
-func (c *cluster) version() (tnv.Epoch, uint64) {
+// version of a tracker's map at hand.
+func (c *cluster) version(tracker string) (tnv.Epoch, uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.cur.Epoch, c.cur.Version
+	m := c.maps[tracker]
+	if m == nil {
+		return 0, 0
+	}
+	return m.Epoch, m.Version
 }
 
 // peers are the other members of the own group that are alive.
@@ -69,16 +97,31 @@ func (c *cluster) peers() []tnv.Node {
 }
 
 func (c *cluster) peersLocked() []tnv.Node {
-	g := c.cur.Group(c.group)
-	if g == nil {
-		return nil
-	}
 	var peers []tnv.Node
-	for _, n := range g.Nodes {
-		if n.ID != c.self && n.State != tnv.NodeLost && n.Addr != "" {
-			peers = append(peers, n)
+	for _, m := range c.maps {
+		g := m.Group(c.group)
+		if g == nil {
+			continue
+		}
+		for _, n := range g.Nodes {
+			if n.ID == c.self || n.State == tnv.NodeLost || n.Addr == "" {
+				continue
+			}
+			i := slices.IndexFunc(peers, func(o tnv.Node) bool { return o.ID == n.ID })
+			switch {
+			case i < 0:
+				peers = append(peers, n)
+			case n.Boot > peers[i].Boot: // a tracker has not heard of its restart yet
+				peers[i] = n
+			}
 		}
 	}
+	slices.SortFunc(peers, func(a, b tnv.Node) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
 	return peers
 }
 

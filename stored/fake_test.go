@@ -35,9 +35,10 @@ type fakeTracker struct {
 	dead      map[tnv.BlockKey]protocol.Liveness
 	lacking   map[tnv.NodeID]map[tnv.BlockKey]tnv.Home
 	held      map[tnv.NodeID]map[tnv.BlockKey]bool
-	refuse    error // of announces
-	forget    bool  // heartbeats are answered KindNotExist until the next announce
-	noHelds   bool  // held is refused
+	refuse    error    // of announces
+	forget    bool     // heartbeats are answered KindNotExist until the next announce
+	noHelds   bool     // held is refused
+	others    []string // trackers that it tells of
 }
 
 func newFakeTracker(t testing.TB, key protocol.Key) *fakeTracker {
@@ -85,6 +86,9 @@ func (k *fakeTracker) handle(_ context.Context, _ *protocol.Peer, f *protocol.Fr
 			reply.Map = k.copyMap()
 		}
 		return []any{&reply}, nil
+	}
+	if f.Type == protocol.TypeOwner {
+		return []any{&protocol.OwnerReply{Trackers: k.others}}, nil
 	}
 	return k.blocks(f)
 }

@@ -3,8 +3,10 @@ package stored
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,18 +26,22 @@ const (
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 3 * time.Second
 	logEvery   = 30 * time.Second
+	// trackersEvery is how often a tracker is asked which trackers there are.
+	trackersEvery = 5 * time.Second
 )
 
-// trackers keeps the daemon announced to each of its trackers. Each has a
-// goroutine, which owns the connection.
+// trackers keeps the daemon announced to each of its trackers: those that it was
+// told of at its start, and those that trackers tell of since. Each has a goroutine,
+// which owns the connection.
 type trackers struct {
-	d    *daemon
-	list []*tracker
+	d   *daemon
+	ctx context.Context // of the goroutines
 	// fatal takes the refusal that no retry can cure, if none was ever accepted.
 	fatal chan error
 	wg    sync.WaitGroup
 
 	mu       sync.Mutex
+	list     []*tracker
 	accepted bool // some tracker took this store in, in this run
 }
 
@@ -53,13 +59,31 @@ type tracker struct {
 }
 
 func startTrackers(ctx context.Context, d *daemon) *trackers {
-	t := &trackers{d: d, fatal: make(chan error, 1)}
-	for _, addr := range d.cfg.Trackers {
-		k := &tracker{t: t, addr: addr, kick: make(chan struct{}, 1), log: d.log.WithField("tracker", addr)}
-		t.list = append(t.list, k)
-		t.wg.Go(func() { k.run(ctx) })
-	}
+	t := &trackers{d: d, ctx: ctx, fatal: make(chan error, 1)}
+	t.add(d.cfg.Trackers)
 	return t
+}
+
+// add announces the store to trackers that are new.
+func (t *trackers) add(addrs []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, addr := range addrs {
+		known := slices.ContainsFunc(t.list, func(k *tracker) bool { return k.addr == addr })
+		if _, _, err := net.SplitHostPort(addr); known || err != nil || len(t.list) >= protocol.MaxTrackers {
+			continue
+		}
+		k := &tracker{t: t, addr: addr, kick: make(chan struct{}, 1), log: t.d.log.WithField("tracker", addr)}
+		t.list = append(t.list, k)
+		t.wg.Go(func() { k.run(t.ctx) })
+	}
+}
+
+// all is the list as it is now.
+func (t *trackers) all() []*tracker {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.list)
 }
 
 // wait returns when the trackers have been told that this store leaves; the
@@ -68,7 +92,7 @@ func (t *trackers) wait() { t.wg.Wait() }
 
 // beat sends heartbeats at once: the figures changed.
 func (t *trackers) beat() {
-	for _, k := range t.list {
+	for _, k := range t.all() {
 		signal(k.kick)
 	}
 }
@@ -76,7 +100,7 @@ func (t *trackers) beat() {
 // connected are the trackers that know this store at present.
 func (t *trackers) connected() []*protocol.Client {
 	var cs []*protocol.Client
-	for _, k := range t.list {
+	for _, k := range t.all() {
 		k.mu.Lock()
 		if k.client != nil && k.client.Err() == nil {
 			cs = append(cs, k.client)
@@ -154,6 +178,9 @@ func (k *tracker) session(ctx context.Context) error {
 		return err
 	}
 	k.publish(c)
+	defer k.t.d.cluster.gone(k.addr)
+	k.askTrackers(ctx, c)
+	asked := time.Now()
 	timer := time.NewTimer(every)
 	defer timer.Stop()
 	heard := time.Now()
@@ -179,7 +206,21 @@ func (k *tracker) session(ctx context.Context) error {
 			signal(k.t.d.cluster.returned)
 		}
 		heard = time.Now()
+		if heard.Sub(asked) > trackersEvery {
+			k.askTrackers(ctx, c)
+			asked = heard
+		}
 		timer.Reset(every)
+	}
+}
+
+// askTrackers asks which trackers there are. One that does not know is no harm.
+func (k *tracker) askTrackers(ctx context.Context, c *protocol.Client) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	var reply protocol.OwnerReply
+	if err := c.Call(ctx, protocol.TypeOwner, &reply, &protocol.Owner{}); err == nil {
+		k.t.add(reply.Trackers)
 	}
 }
 
@@ -205,7 +246,7 @@ func (k *tracker) announce(ctx context.Context, c *protocol.Client) (time.Durati
 		return 0, err
 	}
 	d.cluster.joined(reply.Group)
-	d.cluster.update(&reply.Map)
+	d.cluster.update(k.addr, &reply.Map)
 	k.log.WithFields(logrus.Fields{"node": d.node.String(), "boot": uint64(d.boot), "group": d.cfg.Group}).Info("announced")
 	every := time.Duration(reply.BeatMs) * time.Millisecond
 	if every <= 0 {
@@ -225,12 +266,12 @@ func (k *tracker) sendBeat(ctx context.Context, c *protocol.Client, state tnv.No
 	req := protocol.NodeBeat{Node: d.node, Boot: d.boot, State: state, Used: u.Used, Capacity: u.Capacity, Blocks: u.Blocks,
 		CorruptBlocks: d.met.corrupt.get(), MendedBlocks: d.met.mended.get()}
 	req.BehindBlocks, req.BehindBytes = d.behind.get()
-	req.MapEpoch, req.MapVersion = d.cluster.version()
+	req.MapEpoch, req.MapVersion = d.cluster.version(k.addr)
 	var reply protocol.NodeBeatReply
 	if err := c.Call(ctx, protocol.TypeNodeBeat, &reply, &req); err != nil {
 		return err
 	}
-	d.cluster.update(reply.Map)
+	d.cluster.update(k.addr, reply.Map)
 	if reply.Lacking > 0 {
 		signal(d.told)
 	}

@@ -3,6 +3,7 @@ package stored
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -68,13 +69,80 @@ func TestAnnounceToEveryTracker(t *testing.T) {
 		defer k2.mu.Unlock()
 		return k1.beats[n.d.node].Boot != 0 && k2.beats[n.d.node].Boot != 0
 	})
-	k2.do(func() { k2.m.Epoch, k2.m.Version = 2, 1 }) // a newer owner's map counts
-	eventually(t, "the newer map", func() bool { e, _ := n.d.cluster.version(); return e == 2 })
+	k2.do(func() { k2.m.Epoch, k2.m.Version = 2, 1 }) // it was started anew
+	eventually(t, "the map of the new run", func() bool { e, _ := n.d.cluster.version(k2.addr); return e == 2 })
 	k1.do(func() { k1.m.Version = 99 })
-	time.Sleep(100 * time.Millisecond)
-	if e, v := n.d.cluster.version(); e != 2 || v != 1 {
-		t.Errorf("an older owner's map %d/%d was taken", e, v)
+	eventually(t, "the other's newer map", func() bool { _, v := n.d.cluster.version(k1.addr); return v == 99 })
+	if e, v := n.d.cluster.version(k2.addr); e != 2 || v != 1 {
+		t.Errorf("one tracker's map became %d/%d by another's", e, v)
 	}
+}
+
+// A tracker that a tracker tells of is announced to like those of the configuration.
+func TestTrackersToldOf(t *testing.T) {
+	key := protocol.NewKey()
+	k1, k2 := newFakeTracker(t, key), newFakeTracker(t, key)
+	k1.others = []string{k1.addr, k2.addr, "not an address"}
+	n := startNode(t, k1, filepath.Join(t.TempDir(), "s"), quiet)
+	eventually(t, "heartbeats at both", func() bool {
+		k2.mu.Lock()
+		defer k2.mu.Unlock()
+		return k2.beats[n.d.node].Boot != 0
+	})
+	if got := len(n.d.trackers.all()); got != 2 {
+		t.Errorf("%d trackers are announced to, want 2", got)
+	}
+}
+
+// Of maps from several trackers a peer counts that any of them hears of, in its newest boot.
+func TestMapsOfTrackers(t *testing.T) {
+	c := newCluster(1)
+	says := func(version uint64, nodes ...tnv.Node) *tnv.Map {
+		for i := range nodes {
+			nodes[i].Group, nodes[i].Addr = 7, "a:1"
+		}
+		return &tnv.Map{Epoch: 1, Version: version, Groups: []tnv.Group{{ID: 7, Nodes: nodes}}}
+	}
+	me := tnv.Node{ID: 1, Boot: 1}
+	want := func(what string, boots ...tnv.BootID) {
+		t.Helper()
+		var got []tnv.BootID
+		for _, p := range c.peers() {
+			got = append(got, p.Boot)
+		}
+		if !slices.Equal(got, boots) {
+			t.Errorf("%s: peers of boots %v, want %v", what, got, boots)
+		}
+	}
+	returned := func() bool {
+		select {
+		case <-c.returned:
+			return true
+		default:
+			return false
+		}
+	}
+	c.update("a", says(1, me, tnv.Node{ID: 2, Boot: 4}))
+	want("one tracker", 4)
+	if !returned() {
+		t.Error("nobody was told of the first peer")
+	}
+	c.update("b", says(1, me, tnv.Node{ID: 2, Boot: 4, State: tnv.NodeLost}, tnv.Node{ID: 3, Boot: 1}))
+	want("one does not hear it", 4, 1)
+	returned()
+	c.update("b", says(1, me))
+	want("an old map", 4, 1)
+	c.update("b", says(2, me, tnv.Node{ID: 2, Boot: 5}))
+	want("a restart that one knows of", 5)
+	if !returned() {
+		t.Error("nobody was told of the restart")
+	}
+	c.gone("b")
+	want("one tracker is gone", 4)
+	c.gone("a")
+	want("both are", 4)
+	c.update("b", says(1, me, tnv.Node{ID: 3, Boot: 1}))
+	want("one is back", 1)
 }
 
 // refused runs a storage daemon that a tracker refuses, and gives why it ended.

@@ -20,7 +20,7 @@ const (
 // metadata names, and deletes what nothing names once its quarantine is over (D7).
 func (t *tracker) collectLoop(ctx context.Context) {
 	for pause(ctx, t.cfg.CollectEvery); ctx.Err() == nil; pause(ctx, t.cfg.CollectEvery) {
-		for _, v := range t.volumes {
+		for _, v := range t.held.volumes() {
 			st, err := t.collectIn(ctx, v)
 			log := t.log.WithField("volume", v.Name())
 			if err != nil && ctx.Err() == nil {
@@ -159,10 +159,14 @@ func (m *members) blocksOf(g tnv.GroupID) (n uint64) {
 
 // collect answers how a collection stands, and runs one if asked to.
 func (t *tracker) collect(ctx context.Context, rq *protocol.Collect) (*protocol.Collection, error) {
-	v := t.names[rq.Volume]
-	if v == nil {
-		return nil, tnv.E("collect", tnv.KindNotExist, "there is no volume %q", rq.Volume)
+	id, err := t.directory.find(ctx, rq.Volume)
+	if err != nil {
+		return nil, tnv.Wrap("collect", err)
 	}
+	return on(t, id, func(v *meta.Volume) (*protocol.Collection, error) { return t.collectAsked(ctx, rq, v) })
+}
+
+func (t *tracker) collectAsked(ctx context.Context, rq *protocol.Collect, v *meta.Volume) (*protocol.Collection, error) {
 	if rq.Approve {
 		if err := v.ApproveCollection(ctx); err != nil {
 			return nil, err

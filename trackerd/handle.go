@@ -7,6 +7,7 @@ import (
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/meta"
 	"github.com/tnvfs/tnv/protocol"
+	"github.com/tnvfs/tnv/ship"
 )
 
 // handle answers one request.
@@ -17,11 +18,7 @@ func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Fram
 		if err := f.Decode(&head); err != nil {
 			return nil, err
 		}
-		v, err := t.volume(head.Vol)
-		if err != nil {
-			return nil, err
-		}
-		return v.Do(ctx, f)
+		return on(t, head.Vol, func(v *meta.Volume) ([]any, error) { return v.Do(ctx, f) })
 	}
 	switch f.Type {
 	case protocol.TypeOpenSession:
@@ -40,6 +37,16 @@ func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Fram
 		})
 	case protocol.TypeStatus:
 		return reply(ctx, f, t.status)
+	case protocol.TypeOwner:
+		return reply(ctx, f, t.owner)
+	}
+	switch {
+	case f.Type == protocol.TypeDrain && p.Role == protocol.RoleTool:
+		return reply(ctx, f, t.drain)
+	case f.Type == protocol.TypeTakeOver && p.Role == protocol.RoleTracker:
+		return reply(ctx, f, t.takeOver)
+	case f.Type == protocol.TypeAdmit && p.Role == protocol.RoleTracker:
+		return reply(ctx, f, t.admit)
 	}
 	if values, handled, err := t.toolRequest(ctx, p, f); handled {
 		return values, err
@@ -60,7 +67,7 @@ func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Fram
 	case protocol.TypeAlive:
 		return reply(ctx, f, t.alive)
 	case protocol.TypeHeld:
-		return reply(ctx, f, t.held)
+		return reply(ctx, f, t.holds)
 	case protocol.TypeLacking:
 		return reply(ctx, f, t.lacking)
 	}
@@ -83,51 +90,35 @@ func reply[Rq, Rep any](ctx context.Context, f *protocol.Frame, fn func(context.
 type done struct {
 }
 
-func (t *tracker) volume(id tnv.VolumeID) (*meta.Volume, error) {
-	v := t.volumes[id]
-	if v == nil {
-		return nil, tnv.E("volume", tnv.KindNotOwner, "volume %d is not owned by tracker %s", id, t.addr)
-	}
-	return v, nil
-}
-
 func (t *tracker) openSession(ctx context.Context, rq *protocol.OpenSession, p *protocol.Peer) (*protocol.SessionInfo, error) {
-	v := t.names[rq.Volume]
-	if v == nil {
-		return nil, tnv.E("open session", tnv.KindNotExist, "there is no volume %q", rq.Volume)
+	id, err := t.directory.find(ctx, rq.Volume)
+	if err != nil {
+		return nil, tnv.Wrap("open session", err)
 	}
-	info, err := v.OpenSession(ctx, rq, p)
-	return &info, err
+	return on(t, id, func(v *meta.Volume) (*protocol.SessionInfo, error) {
+		info, err := v.OpenSession(ctx, rq, p)
+		return &info, err
+	})
 }
 
 func (t *tracker) keepAlive(_ context.Context, rq *protocol.KeepAlive) (*protocol.KeepAliveReply, error) {
-	v, err := t.volume(rq.Vol)
-	if err != nil {
-		return nil, err
-	}
-	rep, err := v.KeepAlive(rq)
-	rep.Map = t.members.newer(t.members.epoch, rq.MapVersion)
-	return &rep, err
+	return on(t, rq.Vol, func(v *meta.Volume) (*protocol.KeepAliveReply, error) {
+		rep, err := v.KeepAlive(rq)
+		rep.Map = t.members.newer(t.members.epoch, rq.MapVersion)
+		return &rep, err
+	})
 }
 
 func (t *tracker) closeSession(ctx context.Context, rq *protocol.CloseSession) (done, error) {
-	v, err := t.volume(rq.Vol)
-	if err != nil {
-		return done{}, err
-	}
-	return done{}, v.CloseSession(ctx, rq.Session)
+	return on(t, rq.Vol, func(v *meta.Volume) (done, error) { return done{}, v.CloseSession(ctx, rq.Session) })
 }
 
 func (t *tracker) recalled(_ context.Context, rq *protocol.Recalled) (done, error) {
-	v, err := t.volume(rq.Vol)
-	if err != nil {
-		return done{}, err
-	}
-	return done{}, v.Recalled(rq)
+	return on(t, rq.Vol, func(v *meta.Volume) (done, error) { return done{}, v.Recalled(rq) })
 }
 
 func (t *tracker) announce(ctx context.Context, rq *protocol.Announce, via *protocol.Peer) (*protocol.AnnounceReply, error) {
-	id, err := t.registry.Admit(ctx, rq.Node, rq.Group, rq.SameHost)
+	id, err := t.admitSomewhere(ctx, &protocol.Admit{Node: rq.Node, Group: rq.Group, SameHost: rq.SameHost})
 	if err != nil {
 		return nil, err
 	}
@@ -146,42 +137,52 @@ func (t *tracker) beat(_ context.Context, rq *protocol.NodeBeat) (*protocol.Node
 }
 
 func (t *tracker) alive(ctx context.Context, rq *protocol.Alive) (*protocol.AliveReply, error) {
-	v, err := t.volume(rq.Vol)
-	if err != nil {
-		return nil, err
+	if rq.Vol == ship.Volume {
+		return t.pieceStates(rq)
 	}
-	state, err := v.Alive(ctx, rq.Blocks)
-	return &protocol.AliveReply{State: state}, err
+	return on(t, rq.Vol, func(v *meta.Volume) (*protocol.AliveReply, error) {
+		state, err := v.Alive(ctx, rq.Blocks)
+		return &protocol.AliveReply{State: state}, err
+	})
 }
 
-func (t *tracker) held(ctx context.Context, rq *protocol.Held) (done, error) {
-	v, err := t.volume(rq.Vol)
-	if err != nil {
-		return done{}, err
-	}
+func (t *tracker) holds(ctx context.Context, rq *protocol.Held) (done, error) {
 	if n := t.members.Map().Node(rq.Node); n == nil || n.Boot != rq.Boot {
 		return done{}, tnv.E("held", tnv.KindNotExist, "store %v, boot %d, is not known: announce it", rq.Node, rq.Boot)
 	}
 	if len(rq.Blocks) > protocol.MaxBatch {
 		return done{}, tnv.E("held", tnv.KindInvalid, "%d blocks, at most %d", len(rq.Blocks), protocol.MaxBatch)
 	}
-	return done{}, v.Held(ctx, rq.Node, rq.Blocks)
+	if rq.Vol == ship.Volume {
+		return done{}, nil
+	}
+	return on(t, rq.Vol, func(v *meta.Volume) (done, error) { return done{}, v.Held(ctx, rq.Node, rq.Blocks) })
 }
 
 func (t *tracker) lacking(ctx context.Context, rq *protocol.Lacking) (*protocol.LackingReply, error) {
-	v, err := t.volume(rq.Vol)
-	if err != nil {
-		return nil, err
+	if rq.Vol == ship.Volume {
+		return &protocol.LackingReply{}, nil
 	}
 	limit := int(min(max(rq.Limit, 1), protocol.MaxBatch))
-	blocks, err := v.Lacking(ctx, rq.Node, rq.From, limit)
-	return &protocol.LackingReply{Blocks: blocks, More: len(blocks) == limit}, err
+	return on(t, rq.Vol, func(v *meta.Volume) (*protocol.LackingReply, error) {
+		blocks, err := v.Lacking(ctx, rq.Node, rq.From, limit)
+		return &protocol.LackingReply{Blocks: blocks, More: len(blocks) == limit}, err
+	})
 }
 
+// status is what this tracker knows: of volumes, those that it owns.
 func (t *tracker) status(ctx context.Context, _ *protocol.StatusRequest) (*protocol.Status, error) {
 	st := &protocol.Status{Trackers: []protocol.TrackerStatus{{Addr: t.addr, Alive: true, Engine: t.engine.Name()}}}
-	for _, v := range t.volumes {
-		vs, err := v.Status(ctx)
+	for _, addr := range t.trackers() {
+		if addr != t.addr {
+			st.Trackers = append(st.Trackers, protocol.TrackerStatus{Addr: addr, Alive: true, Engine: t.engine.Name()})
+		}
+	}
+	for _, v := range t.held.volumes() {
+		vs, err := on(t, v.ID(), func(v *meta.Volume) (protocol.VolumeStatus, error) { return v.Status(ctx) })
+		if tnv.KindOf(err) == tnv.KindNotOwner {
+			continue // it has just moved
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -194,7 +195,7 @@ func (t *tracker) status(ctx context.Context, _ *protocol.StatusRequest) (*proto
 
 // lacks is how much the metadata of all volumes here knows a store to lack.
 func (t *tracker) lacks(n tnv.NodeID) (blocks, bytes uint64) {
-	for _, v := range t.volumes {
+	for _, v := range t.held.volumes() {
 		b, by := v.Lacks(n)
 		blocks, bytes = blocks+b, bytes+by
 	}

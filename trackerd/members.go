@@ -28,6 +28,12 @@ const (
 
 // members knows the groups and their storage daemons: those that were taken
 // into the cluster, and what their heartbeats say. It makes the cluster map.
+//
+// Each tracker makes its own: membership is the same for all of them, who is alive
+// each measures. The epoch names the run of the tracker that made a map, and grows
+// with each run; versions order the maps of one epoch. So a client believes the map
+// of its volume's owner, whatever it had from another; and a storage daemon, which
+// hears of all trackers, keeps one of each (package stored).
 type members struct {
 	log     *logrus.Entry
 	epoch   tnv.Epoch
@@ -84,6 +90,30 @@ func (m *members) publishLocked() {
 		is.Groups = append(is.Groups, g)
 	}
 	m.current.Store(is)
+}
+
+// know takes in what the registry says: stores that were admitted at another tracker.
+func (m *members) know(groups []tnv.Group) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	changed := false
+	for _, g := range groups {
+		if !slices.ContainsFunc(m.groups, func(have tnv.Group) bool { return have.ID == g.ID }) {
+			m.groups = append(m.groups, tnv.Group{ID: g.ID, Name: g.Name})
+			changed = true
+		}
+		for _, n := range g.Nodes {
+			is := m.nodes[n.ID]
+			if is != nil && (!is.heard.IsZero() || is.node.Boot >= n.Boot && is.node.Addr == n.Addr) {
+				continue // it speaks for itself, or nothing is new
+			}
+			m.nodes[n.ID] = &member{node: n}
+			changed = true
+		}
+	}
+	if changed {
+		m.publishLocked()
+	}
 }
 
 // announced takes in a storage daemon that the registry has admitted to a group.

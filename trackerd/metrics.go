@@ -28,7 +28,7 @@ func newMetrics(t *tracker) *metrics {
 		return func() (sum float64) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
-			for _, v := range t.volumes {
+			for _, v := range t.held.volumes() {
 				if st, err := v.Status(ctx); err == nil {
 					sum += pick(st)
 				}
@@ -42,11 +42,12 @@ func newMetrics(t *tracker) *metrics {
 	gauge("tnv_tracker_sessions", "Client sessions.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.Sessions) }))
 	gauge("tnv_tracker_pending_deletions", "Blocks to be deleted, counted per store.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.PendingDeletions) }))
 	gauge("tnv_tracker_leases", "Leases on names and attributes that sessions hold.", func() (n float64) {
-		for _, v := range t.volumes {
+		for _, v := range t.held.volumes() {
 			n += float64(v.Leases())
 		}
 		return n
 	})
+	gauge("tnv_tracker_copy_age_seconds", "How old the state of the metadata is that can be restored from the storage groups; -1: none.", t.copyAge)
 	gauge("tnv_tracker_groups_degraded", "Groups that are not whole.", func() (n float64) {
 		for _, g := range t.members.status(t.lacks) {
 			if g.State != "whole" {
@@ -60,7 +61,7 @@ func newMetrics(t *tracker) *metrics {
 
 func (m *metrics) observe(t protocol.Type, since time.Time) {
 	name := "unknown" // whatever a client sends: the labels must not grow with it
-	if meta.IsOperation(t) || t >= protocol.TypeOpenSession && t <= protocol.TypeLacking || t == protocol.TypeRecalled {
+	if meta.IsOperation(t) || t >= protocol.TypeOpenSession && t <= protocol.TypeLacking || t >= protocol.TypeOwner && t <= protocol.TypeRecalled {
 		name = strconv.FormatUint(uint64(t), 16)
 	}
 	m.requests.WithLabelValues(name).Observe(time.Since(since).Seconds())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/kv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // OpenStore opens the metadata in a tracker's directory while no tracker runs on it
@@ -27,13 +28,11 @@ func OpenStore(dir, cluster string, create bool, log *logrus.Entry) (e kv.Engine
 	default:
 		cluster = string(b)
 	}
-	if e, err = openEngine(Config{Dir: dir, Log: log, Memory: DefaultMemory}); err != nil {
-		return nil, "", err
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, "", tnv.Wrap("open "+dir, err)
 	}
-	if len(b) == 0 {
-		if err := writeDurably(filepath.Join(dir, "cluster"), cluster); err != nil {
-			return nil, "", errors.Join(err, e.Close())
-		}
+	if e, err = openPebble(Config{Dir: dir, Log: log, Memory: DefaultMemory, Key: protocol.Key{Cluster: cluster}}); err != nil {
+		return nil, "", err
 	}
 	return e, cluster, nil
 }

@@ -75,7 +75,7 @@ func pause(ctx context.Context, d time.Duration) {
 // expireSessions ends silent sessions. That may take long, and nothing waits for it.
 func (t *tracker) expireSessions(ctx context.Context) {
 	for ctx.Err() == nil {
-		for _, v := range t.volumes {
+		for _, v := range t.held.volumes() {
 			if err := v.Expire(ctx, time.Now()); err != nil && ctx.Err() == nil {
 				t.log.WithError(err).Warn("ending silent sessions failed; it is tried again")
 			}
@@ -86,7 +86,7 @@ func (t *tracker) expireSessions(ctx context.Context) {
 
 // deleteAt sends a store the deletions that it has not confirmed.
 func (t *tracker) deleteAt(ctx context.Context, n tnv.Node) {
-	for _, v := range t.volumes {
+	for _, v := range t.held.volumes() {
 		if err := t.deleteIn(ctx, n, v); err != nil && ctx.Err() == nil {
 			t.log.WithError(err).WithField("node", n.ID).Warn("deleting blocks failed; it is tried again")
 			pause(ctx, deleteBackoff)
@@ -99,6 +99,9 @@ func (t *tracker) deleteIn(ctx context.Context, n tnv.Node, v *meta.Volume) erro
 		ids, err := v.Deletions(ctx, n.ID, 0, deleteBatch)
 		if err != nil || len(ids) == 0 {
 			return err
+		}
+		if !t.copied(ctx) {
+			return nil // the shipper says why
 		}
 		if err := t.settle(ctx); err != nil {
 			return err

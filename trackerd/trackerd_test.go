@@ -37,6 +37,7 @@ func run(t testing.TB, cfg Config) *running {
 	ready := make(chan string, 1)
 	done := make(chan error, 1)
 	cfg.Listen, cfg.Log, cfg.Memory = "127.0.0.1:0", quiet(), 64<<20
+	cfg.NoCopies = true // its stores are no real ones
 	cfg.Ready = func(addr string) { ready <- addr }
 	go func() { done <- Run(ctx, cfg) }()
 	r := &running{t: t, cfg: cfg}

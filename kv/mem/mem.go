@@ -37,6 +37,7 @@ type Engine struct {
 	volumes  map[tnv.VolumeID]*volume // as applied
 	synced   map[tnv.VolumeID]*volume // as a power loss leaves it at least
 	unsynced []step                   // leads from synced to volumes
+	trackers trackers
 	hooks    hooks
 }
 

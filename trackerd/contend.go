@@ -1,0 +1,378 @@
+package trackerd
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/clock"
+	"github.com/tnvfs/tnv/kv"
+	"github.com/tnvfs/tnv/meta"
+	"github.com/tnvfs/tnv/protocol"
+)
+
+const (
+	// lookEvery is how often leases are renewed, and those of others looked at.
+	lookEvery = 250 * time.Millisecond
+	// lookTimeout bounds one such exchange with the engine.
+	lookTimeout = 2 * time.Second
+	// handOverTimeout bounds the next owner's beginning.
+	handOverTimeout = 10 * time.Second
+	// retakePause keeps a volume that cannot be opened from being tried without end.
+	retakePause = time.Second
+)
+
+// contender keeps what this tracker owns on a shared engine, takes what it is to
+// own, and hands over what others are.
+//
+// Lock order: mu alone; nothing is asked of anybody under it.
+type contender struct {
+	t      *tracker
+	engine kv.Shared
+
+	mu    sync.Mutex
+	me    kv.Tracker
+	share *sharing
+	busy  map[tnv.VolumeID]bool      // being taken or handed over
+	meant map[tnv.VolumeID]uint64    // for whom the last look meant a volume that is owned here
+	lost  map[tnv.VolumeID]tnv.Epoch // given up here without being given back: nobody else's
+	later map[tnv.VolumeID]time.Time // not to be tried before
+
+	work sync.WaitGroup // takings and handings over; begun by run and drain alone
+}
+
+// join makes this tracker one of those that share the engine.
+func (t *tracker) join(ctx context.Context, engine kv.Shared) error {
+	host, _, err := net.SplitHostPort(t.addr)
+	if ip := net.ParseIP(host); err != nil || host == "" || ip != nil && ip.IsUnspecified() {
+		return tnv.E("trackerd", tnv.KindInvalid, "others cannot reach this tracker at %s: say where they can with --advertise HOST:PORT", t.addr)
+	}
+	me, err := engine.Join(ctx, t.addr)
+	if err != nil {
+		return err
+	}
+	t.contender = &contender{t: t, engine: engine, me: me, share: newSharing(me.ID), busy: map[tnv.VolumeID]bool{},
+		meant: map[tnv.VolumeID]uint64{}, lost: map[tnv.VolumeID]tnv.Epoch{}, later: map[tnv.VolumeID]time.Time{}}
+	if err := t.directory.refresh(ctx); err != nil {
+		return err
+	}
+	// Maps of different trackers are told apart by their epochs: see members.go.
+	t.members = newMembers(tnv.Epoch(me.ID), t.directory.groups(), t.log)
+	return t.contender.look(ctx)
+}
+
+// run renews, looks and acts until ctx ends.
+func (c *contender) run(ctx context.Context) {
+	defer c.work.Wait()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for troubled := false; ; {
+		err := c.look(ctx)
+		if err == nil {
+			c.act(ctx)
+		}
+		if (err != nil) != troubled && ctx.Err() == nil {
+			if troubled = err != nil; troubled {
+				c.t.log.WithError(err).Warn("the database does not answer: what it cannot renew this tracker does not answer for")
+			} else {
+				c.t.log.Info("the database answers again")
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// look renews the leases held here, and reads what all trackers and leases are.
+func (c *contender) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if err := c.renew(ctx); err != nil {
+		return err
+	}
+	trackers, err := c.engine.Trackers(ctx)
+	if err != nil {
+		return err
+	}
+	leases, err := c.engine.Leases(ctx)
+	if err != nil {
+		return err
+	}
+	now := clock.Boot()
+	c.mu.Lock()
+	c.share.observe(now, trackers, leases)
+	c.mu.Unlock()
+	if err := c.t.directory.refresh(ctx); err != nil {
+		return err
+	}
+	c.t.members.know(c.t.directory.groups())
+	return nil
+}
+
+// renew writes this tracker's record and renews its leases. What is not ours any
+// more is given up.
+func (c *contender) renew(ctx context.Context) error {
+	held := c.t.held.owned()
+	leases := make([]kv.Lease, len(held))
+	for i, h := range held {
+		leases[i] = h.lease
+	}
+	c.mu.Lock()
+	me := c.me
+	c.mu.Unlock()
+	sent := clock.Boot()
+	ours, err := c.engine.Beat(ctx, me, leases)
+	if err != nil {
+		return err
+	}
+	for _, h := range held {
+		if slices.ContainsFunc(ours, func(l kv.Lease) bool { return l.Vol == h.lease.Vol && l.Epoch == h.lease.Epoch }) {
+			h.renewed(sent)
+			continue
+		}
+		h.end()
+		if c.t.held.take(h) {
+			c.t.log.WithFields(logrus.Fields{"volume": h.lease.Vol, "epoch": h.lease.Epoch}).Warn("the volume has another owner")
+			c.drop(h)
+		}
+	}
+	return nil
+}
+
+// drop ends what is not owned any more.
+func (c *contender) drop(h *holding) {
+	c.t.held.forget(h)
+	h.end()
+	if h.volume != nil {
+		h.volume.Disconnect()
+	}
+	h.close()
+}
+
+// gaveUp drops a volume that failed by itself. Its lease is still this tracker's,
+// so it need not be waited for. A volume whose database has lost what was
+// acknowledged is stopped: this tracker keeps it from everybody, and answers nothing.
+func (c *contender) gaveUp(h *holding) {
+	if !c.t.held.take(h) {
+		return
+	}
+	if err := h.failure(); tnv.KindOf(err) == tnv.KindCorrupt {
+		c.t.log.WithError(err).WithField("volume", h.lease.Vol).Error("the volume is stopped: restart this tracker to go on with what the database has")
+		h.end()
+		h.close()
+		return
+	}
+	c.drop(h)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost[h.lease.Vol] = h.lease.Epoch
+	c.later[h.lease.Vol] = time.Now().Add(retakePause)
+}
+
+// act takes and hands over what is due, each on a goroutine of its own.
+func (c *contender) act(ctx context.Context) {
+	now := clock.Boot()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.me.Draining {
+		return
+	}
+	vols := append(c.t.directory.volumes(), meta.ClusterVolume)
+	living := c.share.living(now)
+	for vol, id := range shares(vols, living) {
+		h := c.t.held.get(vol)
+		switch {
+		case c.busy[vol]:
+		case h == nil && id == c.me.ID:
+			lease, free := c.share.free(vol, now)
+			if c.lost[vol] != 0 && c.lost[vol] == lease.Epoch {
+				free = true
+			}
+			if free && time.Now().After(c.later[vol]) {
+				c.goLocked(vol, func() { c.take(ctx, lease) })
+			}
+		case h != nil && id != c.me.ID:
+			if c.meant[vol] == id { // for the second time: it is no passing difference
+				delete(c.meant, vol)
+				to := addrOf(living, id)
+				c.goLocked(vol, func() { c.handOver(ctx, h, to) })
+				continue
+			}
+			c.meant[vol] = id
+		default:
+			delete(c.meant, vol)
+		}
+	}
+}
+
+func addrOf(trackers []kv.Tracker, id uint64) string {
+	for _, t := range trackers {
+		if t.ID == id {
+			return t.Addr
+		}
+	}
+	return ""
+}
+
+// goLocked runs fn on a goroutine, with the volume busy until it is done.
+func (c *contender) goLocked(vol tnv.VolumeID, fn func()) {
+	c.busy[vol] = true
+	c.work.Go(func() {
+		defer func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			delete(c.busy, vol)
+		}()
+		fn()
+	})
+}
+
+// take acquires a volume and begins to execute its operations.
+func (c *contender) take(ctx context.Context, seen kv.Lease) error {
+	began := clock.Boot()
+	lease, err := c.engine.Acquire(ctx, seen, c.t.addr, leaseTTL)
+	if err != nil {
+		return err // another was faster, or the owner lives
+	}
+	h := newHolding(lease, began+lease.TTL)
+	log := c.t.log.WithFields(logrus.Fields{"volume": lease.Vol, "epoch": lease.Epoch, "before": seen.Holder})
+	if err := c.t.open(ctx, h); err != nil {
+		log.WithError(err).Error("the volume cannot be opened")
+		h.end()
+		c.mu.Lock()
+		c.later[lease.Vol] = time.Now().Add(retakePause)
+		c.mu.Unlock()
+		return errors.Join(err, c.engine.Release(ctx, lease))
+	}
+	log.WithField("took", (clock.Boot() - began).Round(time.Millisecond)).Info("took the volume over")
+	return nil
+}
+
+// handOver gives a volume back and tells the next owner, who begins at once.
+func (c *contender) handOver(ctx context.Context, h *holding, to string) {
+	if !c.t.held.take(h) {
+		return
+	}
+	c.giveBack(ctx, h)
+	call, cancel := context.WithTimeout(ctx, handOverTimeout)
+	defer cancel()
+	err := c.t.pool.Call(call, to, protocol.TypeTakeOver, nil, &protocol.TakeOver{Vol: h.lease.Vol, Epoch: h.lease.Epoch})
+	if err != nil { // it will see for itself
+		c.t.log.WithError(err).WithFields(logrus.Fields{"volume": h.lease.Vol, "to": to}).Info("the next owner did not answer")
+	}
+}
+
+// giveBack ends a volume's operations here and releases its lease. Whoever has a
+// question under way is told to look elsewhere.
+func (c *contender) giveBack(ctx context.Context, h *holding) {
+	if h.volume != nil {
+		h.volume.Disconnect()
+	}
+	h.close() // what was published is applied: renewals go on until then
+	h.end()
+	c.t.held.forget(h)
+	log := c.t.log.WithFields(logrus.Fields{"volume": h.lease.Vol, "epoch": h.lease.Epoch})
+	if err := c.engine.Release(ctx, h.lease); err != nil {
+		log.WithError(err).Info("the volume was not given back: its lease lapses")
+		return
+	}
+	log.Info("gave the volume back")
+}
+
+// takeOver answers another tracker that has given a volume back.
+func (c *contender) takeOver(ctx context.Context, rq *protocol.TakeOver) error {
+	c.mu.Lock()
+	if c.me.Draining || c.busy[rq.Vol] || c.t.held.get(rq.Vol) != nil {
+		c.mu.Unlock()
+		return nil // it is on its way already, or not for this tracker
+	}
+	c.busy[rq.Vol] = true
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.busy, rq.Vol)
+	}()
+	lease, err := c.engine.Lease(ctx, rq.Vol)
+	if err != nil || !lease.Released || lease.Epoch != rq.Epoch {
+		return err
+	}
+	if c.t.directory.name(rq.Vol) == "" && rq.Vol != meta.ClusterVolume {
+		if err := c.t.directory.refresh(ctx); err != nil {
+			return err
+		}
+	}
+	return c.take(context.WithoutCancel(ctx), lease)
+}
+
+// drain hands all volumes over, and takes none any more. KindUnavailable: there is
+// no other tracker; everything stays.
+func (c *contender) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*handOverTimeout)
+	defer cancel()
+	now := clock.Boot()
+	c.mu.Lock()
+	others := slices.DeleteFunc(c.share.living(now), func(t kv.Tracker) bool { return t.ID == c.me.ID || t.Draining })
+	if len(others) == 0 {
+		c.mu.Unlock()
+		return tnv.E("drain", tnv.KindUnavailable, "there is no other tracker")
+	}
+	c.me.Draining = true
+	c.mu.Unlock()
+	if err := c.look(ctx); err != nil {
+		return err
+	}
+	held := c.t.held.list()
+	vols := make([]tnv.VolumeID, len(held))
+	for i, h := range held {
+		vols[i] = h.lease.Vol
+	}
+	to := shares(vols, others)
+	var wg sync.WaitGroup
+	for _, h := range held {
+		wg.Go(func() { c.handOver(ctx, h, addrOf(others, to[h.lease.Vol])) })
+	}
+	wg.Wait()
+	return ctx.Err()
+}
+
+// leave says that this tracker is no more.
+func (c *contender) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
+	defer cancel()
+	if err := c.engine.Leave(ctx, c.me.ID); err != nil {
+		c.t.log.WithError(err).Debug("the tracker's record stays: it lapses")
+	}
+}
+
+// owner is who owns a volume, as far as was seen.
+func (c *contender) owner(vol tnv.VolumeID) (addr string, epoch tnv.Epoch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l, ok := c.share.leases[vol]
+	if !ok || l.Released || l.Holder == c.t.addr { // ours it would be if it were held
+		return "", l.Epoch
+	}
+	return l.Holder, l.Epoch
+}
+
+// addrs are those of the living trackers.
+func (c *contender) addrs() (all []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.share.living(clock.Boot()) {
+		if all = append(all, t.Addr); len(all) == protocol.MaxTrackers {
+			break
+		}
+	}
+	return all
+}
