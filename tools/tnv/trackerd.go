@@ -67,6 +67,7 @@ failure after fsync, syncfs or a second. "sync": a power failure at once, which 
 	f.DurationVar(&cfg.Quarantine, "quarantine", fromEnv(quarantineEnv), "keep blocks that no file names for so long, for certainty (default 24h, or $"+quarantineEnv+")")
 	f.DurationVar(&cfg.CollectEvery, "collect-every", fromEnv(collectEveryEnv), "look for such blocks so often (default 1h, or $"+collectEveryEnv+")")
 	f.StringSliceVar(&cfg.Volumes, "volume", []string{"media"}, "volumes to make if they are not there")
+	f.BoolVar(&cfg.NoCopies, "no-copies", false, "keep no copy of the metadata in the storage groups: losing DIR is losing all names")
 	d.register(cmd, trackerdMemory)
 	k.register(cmd)
 	complete(cmd, "durability", "os", "sync")
