@@ -78,7 +78,7 @@ func (i DumpInfo) check(cluster string) error {
 	switch {
 	case i.Cluster != cluster:
 		return badDump(tnv.KindWrongCluster, "it is of cluster %.40q, whose storage groups hold its blocks; this is cluster %s", i.Cluster, cluster)
-	case i.ID < firstVolume || checkName(i.Volume) != nil:
+	case i.ID < firstVolume || i.ID >= tnv.CopyVolume || checkName(i.Volume) != nil:
 		return badDump(tnv.KindCorrupt, "it is of volume %d with the name %q", i.ID, i.Volume)
 	}
 	seen := map[tnv.GroupID]bool{}

@@ -2,7 +2,6 @@ package meta
 
 import (
 	"context"
-	"math"
 	"slices"
 	"sync"
 
@@ -68,7 +67,7 @@ func (r *Registry) EnsureVolume(ctx context.Context, name string) (tnv.VolumeID,
 		if err != nil {
 			return err
 		}
-		if n > math.MaxUint32 {
+		if n >= uint64(tnv.CopyVolume) {
 			return tnv.E("make volume", tnv.KindNoSpace, "all ids of volumes are taken")
 		}
 		id = tnv.VolumeID(n)

@@ -91,8 +91,7 @@ func (v *volume) usable(op string) error {
 	return tnv.E(op, tnv.KindNotExist, "volume %s was deleted", v.Name)
 }
 
-// firstVolume is the lowest id that a volume may have: below are the cluster's own
-// records, and the copies of the metadata that storage groups keep.
+// firstVolume is the lowest id that a volume may have.
 const firstVolume tnv.VolumeID = 2
 
 // key is what a volume's record stands under: its name, which is free again when

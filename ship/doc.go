@@ -27,8 +27,3 @@
 // Each engine has a lineage, a random number in every piece: pieces of another one, whose
 // tracker was lost and whose copy may be all that is left, are not touched.
 package ship
-
-import "github.com/tnvfs/tnv"
-
-// Volume is the volume whose blocks the pieces are. No volume of files has this id.
-const Volume tnv.VolumeID = 1

@@ -22,7 +22,7 @@ type Stores struct {
 // Put implements Groups: a piece counts as stored when one group has it; as many
 // as copies are tried.
 func (s *Stores) Put(ctx context.Context, id tnv.BlockID, home tnv.Home, data []byte) error {
-	key := tnv.BlockKey{Vol: Volume, ID: id}
+	key := tnv.BlockKey{Vol: tnv.CopyVolume, ID: id}
 	unit := protocol.UnitFor(len(data))
 	block := protocol.BlockMeta{Key: key, Home: home, Len: uint32(len(data)), Unit: unit, Sums: protocol.BlockSums(key, unit, data)}
 	if err := block.Check(); err != nil {
@@ -46,11 +46,12 @@ func (s *Stores) Put(ctx context.Context, id tnv.BlockID, home tnv.Home, data []
 }
 
 // takers are the members that take blocks, by group: groups with most of them first.
+// One that is full takes pieces all the same, for a while: see blockstore.
 func (s *Stores) takers() (groups [][]tnv.Node) {
 	for _, g := range s.Map().Groups {
 		var l []tnv.Node
 		for _, n := range g.Nodes {
-			if n.State == tnv.NodeAlive {
+			if n.State == tnv.NodeAlive || n.State == tnv.NodeFull {
 				l = append(l, n)
 			}
 		}
@@ -137,7 +138,7 @@ func (s *Stores) List(ctx context.Context, fn func(Stored)) error {
 }
 
 func (s *Stores) listAt(ctx context.Context, n tnv.Node, fn func(Stored)) error {
-	rq := protocol.List{Vol: Volume, From: 1, Limit: protocol.MaxBatch}
+	rq := protocol.List{Vol: tnv.CopyVolume, From: 1, Limit: protocol.MaxBatch}
 	for {
 		call, cancel := context.WithTimeout(ctx, putTimeout)
 		var rep protocol.ListReply
@@ -164,12 +165,12 @@ func (s *Stores) Delete(ctx context.Context, node tnv.NodeID, ids []tnv.BlockID)
 	}
 	call, cancel := context.WithTimeout(ctx, putTimeout)
 	defer cancel()
-	return s.Pool.Call(call, n.Addr, protocol.TypeDelete, nil, &protocol.Delete{Node: node, Vol: Volume, Blocks: ids})
+	return s.Pool.Call(call, n.Addr, protocol.TypeDelete, nil, &protocol.Delete{Node: node, Vol: tnv.CopyVolume, Blocks: ids})
 }
 
 // Get implements Source: from whichever of the stores has it whole.
 func (s *Stores) Get(ctx context.Context, p Stored) ([]byte, error) {
-	key := tnv.BlockKey{Vol: Volume, ID: p.ID}
+	key := tnv.BlockKey{Vol: tnv.CopyVolume, ID: p.ID}
 	nodes := []tnv.Node{}
 	for _, g := range s.Map().Groups {
 		for _, n := range g.Nodes {

@@ -12,7 +12,7 @@ import (
 )
 
 // The embedded engine is shipped to the storage groups (D13, package ship). Its
-// pieces are blocks of volume ship.Volume, of which the stores ask as of any other.
+// pieces are blocks of volume tnv.CopyVolume, of which the stores ask as of any other.
 
 // journalled puts a journal before an engine that has one copy only.
 func (t *tracker) journalled(e kv.Engine) kv.Engine {
@@ -59,7 +59,11 @@ func (t *tracker) copied(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, copiedWait)
 	defer cancel()
-	return t.shipper.Settled(ctx) == nil
+	if t.shipper.Settled(ctx) == nil {
+		return true
+	}
+	_, _, err := t.shipper.State()
+	return tnv.KindOf(err) == tnv.KindNoSpace
 }
 
 // pieceStates answers whether pieces of copies are needed; any doubt is yes.

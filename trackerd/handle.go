@@ -7,7 +7,6 @@ import (
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/meta"
 	"github.com/tnvfs/tnv/protocol"
-	"github.com/tnvfs/tnv/ship"
 )
 
 // handle answers one request.
@@ -137,7 +136,7 @@ func (t *tracker) beat(_ context.Context, rq *protocol.NodeBeat) (*protocol.Node
 }
 
 func (t *tracker) alive(ctx context.Context, rq *protocol.Alive) (*protocol.AliveReply, error) {
-	if rq.Vol == ship.Volume {
+	if rq.Vol == tnv.CopyVolume {
 		return t.pieceStates(rq)
 	}
 	return on(t, rq.Vol, func(v *meta.Volume) (*protocol.AliveReply, error) {
@@ -153,14 +152,14 @@ func (t *tracker) holds(ctx context.Context, rq *protocol.Held) (done, error) {
 	if len(rq.Blocks) > protocol.MaxBatch {
 		return done{}, tnv.E("held", tnv.KindInvalid, "%d blocks, at most %d", len(rq.Blocks), protocol.MaxBatch)
 	}
-	if rq.Vol == ship.Volume {
+	if rq.Vol == tnv.CopyVolume {
 		return done{}, nil
 	}
 	return on(t, rq.Vol, func(v *meta.Volume) (done, error) { return done{}, v.Held(ctx, rq.Node, rq.Blocks) })
 }
 
 func (t *tracker) lacking(ctx context.Context, rq *protocol.Lacking) (*protocol.LackingReply, error) {
-	if rq.Vol == ship.Volume {
+	if rq.Vol == tnv.CopyVolume {
 		return &protocol.LackingReply{}, nil
 	}
 	limit := int(min(max(rq.Limit, 1), protocol.MaxBatch))
