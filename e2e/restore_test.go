@@ -220,8 +220,14 @@ func goOn(t *testing.T, c *Cluster, after *client.Client, workers []*lossWorker)
 			t.Fatal(err)
 		}
 		args := []string{"restore", "--dir", c.Dir}
-		if list := strings.Fields(c.OK("restore", "--dir", c.Dir, "--list")); len(list) > 3 {
-			args = append(args, "--lineage", list[0]) // whichever
+		var whole []string
+		for line := range strings.Lines(c.OK("restore", "--dir", c.Dir, "--list")) {
+			if strings.Contains(line, "can be restored") {
+				whole = append(whole, strings.Fields(line)[0])
+			}
+		}
+		if len(whole) > 1 { // this life's is complete, and what it came from not yet deleted
+			args = append(args, "--lineage", whole[0]) // whichever
 		}
 		c.OK(args...)
 		c.Restart()

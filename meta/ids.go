@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // Ids are handed out from ranges that were reserved on disk before their first
@@ -112,6 +113,38 @@ func (s *store) skipIDs(ctx context.Context, name string, first uint64) error {
 	r.next, r.limit = first, first
 	s.mu.Unlock()
 	return s.reserve(ctx, name)
+}
+
+// TakeIDs gives n ids to an application: the first of them. They come from a range that
+// is on disk as taken, so nobody gets them again, whatever crashes; what an application
+// that died has not used is lost. Nothing is written for them but that range.
+func (v *Volume) TakeIDs(ctx context.Context, n uint64) (uint64, error) {
+	if n < 1 || n > protocol.MaxIDs {
+		return 0, tnv.E("take ids", tnv.KindInvalid, "%d ids: 1 to %d at a time", n, protocol.MaxIDs)
+	}
+	for {
+		first, ok, err := v.takeIDs(idApp, n)
+		if ok || err != nil {
+			return first, err
+		}
+		if err := v.reserve(ctx, idApp); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (s *store) takeIDs(name string, n uint64) (first uint64, ok bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return 0, false, s.failed
+	}
+	r := s.ids[name]
+	if r.next+n > r.limit {
+		return 0, false, nil
+	}
+	r.next += n
+	return r.next - n, true, nil
 }
 
 // highWater is the first id of a kind that is certainly not given out.

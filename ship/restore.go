@@ -3,6 +3,7 @@ package ship
 import (
 	"context"
 	"encoding/binary"
+	"maps"
 	"slices"
 	"time"
 
@@ -23,18 +24,37 @@ func homeOf(lineage uint64, kind byte) tnv.Home {
 	return tnv.Home{Ino: tnv.Ino(lineage), Chunk: uint64(kind)}
 }
 
-// Lineages lists the engines of which there are pieces, and how many. An error: some
-// stores did not answer.
-func Lineages(ctx context.Context, src Source) (map[uint64]int, error) {
-	count := map[uint64]int{}
+// Lineage is what there is of an engine.
+type Lineage struct {
+	ID     uint64
+	Pieces int
+	Ends   int // checkpoints that were completed; 0: it cannot be restored
+}
+
+// Lineages lists the engines of which there are pieces. An error: some stores did not answer.
+func Lineages(ctx context.Context, src Source) ([]Lineage, error) {
+	all := map[uint64]*Lineage{}
 	seen := map[tnv.BlockID]bool{}
 	err := src.List(ctx, func(p Stored) {
-		if !seen[p.ID] {
-			seen[p.ID] = true
-			count[uint64(p.Home.Ino)]++
+		if seen[p.ID] {
+			return
+		}
+		seen[p.ID] = true
+		l := all[uint64(p.Home.Ino)]
+		if l == nil {
+			l = &Lineage{ID: uint64(p.Home.Ino)}
+			all[l.ID] = l
+		}
+		l.Pieces++
+		if p.Home.Chunk == kindEnd {
+			l.Ends++
 		}
 	})
-	return count, err
+	var out []Lineage
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		out = append(out, *all[id])
+	}
+	return out, err
 }
 
 // Restored is what Restore has done.

@@ -461,7 +461,7 @@ func TestGap(t *testing.T) {
 	if got := w.restored(w.groups.at()); got[2] != len(w.history[2]) {
 		t.Errorf("afterwards restored up to batch %d of %d", got[2], len(w.history[2]))
 	}
-	if l, err := Lineages(context.Background(), w.groups); err != nil || l[5] != 1 || l[testLineage] == 0 {
+	if l, err := Lineages(context.Background(), w.groups); err != nil || len(l) != 2 || l[0] != (Lineage{5, 1, 1}) || l[1].ID != testLineage || l[1].Ends == 0 {
 		t.Errorf("lineages %v, %v", l, err)
 	}
 	if !w.shipper.Needed(9, homeOf(5, kindEnd)) {

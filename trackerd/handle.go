@@ -38,6 +38,8 @@ func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Fram
 		return reply(ctx, f, t.status)
 	case protocol.TypeOwner:
 		return reply(ctx, f, t.owner)
+	case protocol.TypeTakeIDs:
+		return reply(ctx, f, t.takeIDs)
 	}
 	switch {
 	case f.Type == protocol.TypeDrain && p.Role == protocol.RoleTool:
@@ -125,6 +127,17 @@ func (t *tracker) announce(ctx context.Context, rq *protocol.Announce, via *prot
 	n.Group = id
 	t.members.announced(n, rq.Group, via)
 	return &protocol.AnnounceReply{Group: id, Map: *t.members.Map(), BeatMs: uint32(beatEvery.Milliseconds())}, nil
+}
+
+func (t *tracker) takeIDs(ctx context.Context, rq *protocol.TakeIDs) (*protocol.TakeIDsReply, error) {
+	id, err := t.directory.find(ctx, rq.Volume)
+	if err != nil {
+		return nil, tnv.Wrap("take ids", err)
+	}
+	return on(t, id, func(v *meta.Volume) (*protocol.TakeIDsReply, error) {
+		first, err := v.TakeIDs(ctx, uint64(rq.Count))
+		return &protocol.TakeIDsReply{First: first, Count: rq.Count}, err
+	})
 }
 
 func (t *tracker) beat(_ context.Context, rq *protocol.NodeBeat) (*protocol.NodeBeatReply, error) {

@@ -41,6 +41,14 @@ func (l *location) find() (target, error) {
 	return target{trackers, key}, err
 }
 
+// name is the volume's name, once it was settled.
+func (l *location) name() string {
+	if l.volume == "" {
+		return "media"
+	}
+	return l.volume
+}
+
 // remember notes a cluster that is up, so that commands without flags find it.
 // That is a convenience: its failure is only logged.
 func (a *app) remember(dir string, log *logrus.Entry) {

@@ -152,7 +152,7 @@ this user brought up.`,
 	}
 	add("cluster", a.upCommand(), a.downCommand(), a.statusCommand(), a.keyCommand(), a.collectCommand(), a.dumpCommand(), a.loadCommand(), a.restoreCommand())
 	add("files", a.lsCommand(), a.statCommand(), a.catCommand(), a.putCommand(), a.getCommand(),
-		a.rmCommand(), a.mkdirCommand(), a.mvCommand())
+		a.rmCommand(), a.mkdirCommand(), a.mvCommand(), a.idCommand())
 	add("daemon", a.trackerdCommand(), a.storedCommand(), a.httpdCommand(), a.mountCommand(asHelper))
 	root.AddCommand(a.versionCommand())
 	return root

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -129,25 +128,26 @@ func (a *app) chooseLineage(ctx context.Context, src *ship.Stores, r *restoring)
 	if err != nil && !r.anyway {
 		return 0, tnv.Wrap("restore", err)
 	}
-	var ids []uint64
-	for id := range all {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	if r.list {
-		for _, id := range ids {
-			fmt.Fprintf(a.stdout, "%d\t%d pieces\n", id, all[id])
+	var whole []uint64
+	for _, l := range all {
+		state := "no checkpoint was completed: it cannot be restored"
+		if l.Ends > 0 {
+			whole = append(whole, l.ID)
+			state = "can be restored"
+		}
+		if r.list {
+			fmt.Fprintf(a.stdout, "%d\t%d pieces\t%s\n", l.ID, l.Pieces, state)
 		}
 	}
 	switch {
 	case r.list || r.lineage != 0:
 		return r.lineage, nil
-	case len(ids) == 0:
-		return 0, tnv.E("restore", tnv.KindNotExist, "the storage daemons hold no copy of any tracker's metadata")
-	case len(ids) > 1:
-		return 0, tnv.E("restore", tnv.KindInvalid, "there are copies of several trackers: name one with --lineage (%v)", ids)
+	case len(whole) == 0:
+		return 0, tnv.E("restore", tnv.KindNotExist, "the storage daemons hold no copy of a tracker's metadata that is complete")
+	case len(whole) > 1:
+		return 0, tnv.E("restore", tnv.KindInvalid, "there are copies of several trackers: name one with --lineage (%v)", whole)
 	}
-	return ids[0], nil
+	return whole[0], nil
 }
 
 // restoreTo makes the directory: beside its place first, so that it is whole or not there.
