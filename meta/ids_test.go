@@ -54,7 +54,7 @@ func (h *harness) take(taken map[string]map[uint64]bool) {
 		}
 		for id := first; id < first+n; id++ {
 			if taken[kind][id] {
-				h.t.Errorf("%s %d was given out before", kind, id)
+				h.t.Fatalf("%s %d was given out before", kind, id)
 			}
 			taken[kind][id] = true
 		}
