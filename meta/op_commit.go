@@ -234,7 +234,7 @@ func (tx *Tx) takeBlocks(c *call, rq *protocol.Commit) error {
 		if g == nil {
 			return tnv.E("commit", tnv.KindInvalid, "block %d is in group %d, which is not", h.Block, p.group)
 		}
-		lack, err := whoLacks(g, h, c.v.cfg.MinReplicas)
+		lack, err := whoLacks(g, h, c.v.set.Load().MinReplicas)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/tnvfs/tnv"
@@ -50,7 +51,13 @@ type volume struct {
 	MaxFiles uint64 // 0: no limit
 	MaxBytes uint64 // 0: no limit
 	KeyGen   uint32 // of its keys: those of earlier generations are refused
+
+	// Former are names that it had: clients that know it by one come back by it.
+	Former []string
 }
+
+// maxFormer is how many former names a volume keeps; the oldest go first.
+const maxFormer = 16
 
 // volumeV1 is a volume as the first format had it.
 type volumeV1 struct {
@@ -205,4 +212,221 @@ func takeOver(ctx context.Context, engine kv.Engine, vol tnv.VolumeID) (kv.Lease
 		}
 	}
 	return engine.Acquire(ctx, seen, "tnv", loadTTL)
+}
+
+// infoOf is a volume as tools are told of it.
+func infoOf(v *volume) protocol.VolumeInfo {
+	return protocol.VolumeInfo{ID: v.ID, Name: v.Name, State: v.State.String(), PurgeAt: v.PurgeAt,
+		MinReplicas: v.MinReplicas, MaxFiles: v.MaxFiles, MaxBytes: v.MaxBytes, KeyGen: v.KeyGen}
+}
+
+// CreateVolume makes a volume. KindExist: one has, or had, that name.
+func (r *Registry) CreateVolume(ctx context.Context, name string) (protocol.VolumeInfo, error) {
+	const op = "create volume"
+	taken, err := r.nameTaken(ctx, name, 0)
+	if err == nil && taken != nil {
+		err = tnv.E(op, tnv.KindExist, "%q is %s", name, taken.describe())
+	}
+	if err != nil {
+		return protocol.VolumeInfo{}, tnv.Wrap(op, err)
+	}
+	if _, err := r.EnsureVolume(ctx, name); err != nil {
+		return protocol.VolumeInfo{}, err
+	}
+	is, err := r.volumeNamed(ctx, name)
+	if err != nil {
+		return protocol.VolumeInfo{}, err
+	}
+	return infoOf(is), r.sync(ctx)
+}
+
+func (v *volume) describe() string {
+	return "the name, or a former name, of volume " + v.Name + ", which is " + v.State.String()
+}
+
+// nameTaken finds who has a name, or had it and is found by it; but is not meant.
+func (r *Registry) nameTaken(ctx context.Context, name string, but tnv.VolumeID) (taken *volume, err error) {
+	err = eachRecord(ctx, r.store, keyVolume, func(val any) {
+		v := val.(*volume)
+		if v.ID != but && v.State != volumeGone && (v.Name == name || slices.Contains(v.Former, name)) {
+			taken = v
+		}
+	})
+	return taken, err
+}
+
+// ListVolumes lists volumes that are not gone, in the order of their names, behind one.
+func (r *Registry) ListVolumes(ctx context.Context, after string, limit int) (l []protocol.VolumeInfo, more bool, err error) {
+	from := volumeKey(after) + "\x00"
+	if after == "" {
+		from = volumeKey("\x01") // behind those that are gone
+	}
+	pairs, seen, err := r.scan(ctx, from, prefixEnd(volumeKey("")), limit+1, nil)
+	if err != nil {
+		return nil, false, err
+	}
+	for i, p := range pairs {
+		val, err := decodeVolume(p.value)
+		if err != nil {
+			return nil, false, r.damaged(p.key, err)
+		}
+		if more = i == limit; !more {
+			l = append(l, infoOf(val.(*volume)))
+		}
+	}
+	return l, more, r.wait(ctx, seen)
+}
+
+// changeVolume changes the record of a volume that has one of some states.
+func (r *Registry) changeVolume(ctx context.Context, op, name string, states []volumeState, change func(*volume) error) (protocol.VolumeInfo, error) {
+	var is volume
+	err := r.mutate(ctx, func(tx *Tx) error {
+		v, err := getAs[volume](tx, volumeKey(name))
+		switch {
+		case err != nil:
+			return err
+		case v == nil:
+			return tnv.E(op, tnv.KindNotExist, "there is no volume %q", name)
+		case !slices.Contains(states, v.State):
+			return tnv.E(op, tnv.KindConflict, "volume %s is %v", name, v.State)
+		}
+		is = *v
+		is.Former = slices.Clone(v.Former)
+		if err := change(&is); err != nil {
+			return err
+		}
+		if is.key() != v.key() {
+			tx.del(v.key())
+		}
+		tx.set(is.key(), &is)
+		return nil
+	})
+	if err != nil {
+		return protocol.VolumeInfo{}, err
+	}
+	return infoOf(&is), r.sync(ctx)
+}
+
+// DeleteVolume has a volume vanish; from a moment on its content may be purged.
+func (r *Registry) DeleteVolume(ctx context.Context, name string, purgeAt time.Time) (protocol.VolumeInfo, error) {
+	return r.changeVolume(ctx, "delete volume", name, []volumeState{volumeActive, volumeDeleted, volumeLoading, volumeMoved}, func(v *volume) error {
+		v.State, v.PurgeAt = volumeDeleted, purgeAt.UnixNano()
+		return nil
+	})
+}
+
+// UndeleteVolume brings a volume back that was deleted and not purged, or has moved away.
+func (r *Registry) UndeleteVolume(ctx context.Context, name string) (protocol.VolumeInfo, error) {
+	return r.changeVolume(ctx, "undelete volume", name, []volumeState{volumeDeleted, volumeMoved}, func(v *volume) error {
+		v.State, v.PurgeAt = volumeActive, 0
+		return nil
+	})
+}
+
+// RenameVolume gives a volume another name; the old one leads to it, still.
+func (r *Registry) RenameVolume(ctx context.Context, name, to string) (protocol.VolumeInfo, error) {
+	const op = "rename volume"
+	if err := checkName(to); err != nil {
+		return protocol.VolumeInfo{}, tnv.Wrap(op, err)
+	}
+	is, err := r.volumeNamed(ctx, name)
+	if err == nil && is == nil {
+		err = tnv.E(op, tnv.KindNotExist, "there is no volume %q", name)
+	}
+	if err != nil {
+		return protocol.VolumeInfo{}, err
+	}
+	taken, err := r.nameTaken(ctx, to, is.ID)
+	if err == nil && taken != nil {
+		err = tnv.E(op, tnv.KindExist, "%q is %s", to, taken.describe())
+	}
+	if err != nil {
+		return protocol.VolumeInfo{}, err
+	}
+	return r.changeVolume(ctx, op, name, []volumeState{volumeActive, volumeDeleted}, func(v *volume) error {
+		v.Former = append(slices.DeleteFunc(v.Former, func(n string) bool { return n == to || n == name }), name)
+		v.Former = v.Former[max(0, len(v.Former)-maxFormer):]
+		v.Name = to
+		return nil
+	})
+}
+
+// SetVolume changes settings.
+func (r *Registry) SetVolume(ctx context.Context, rq *protocol.SetVolume) (protocol.VolumeInfo, error) {
+	return r.changeVolume(ctx, "set volume", rq.Name, []volumeState{volumeActive, volumeDeleted, volumeMoved}, func(v *volume) error {
+		if rq.Set&protocol.SetMinReplicas != 0 {
+			v.MinReplicas = rq.Info.MinReplicas
+		}
+		if rq.Set&protocol.SetMaxFiles != 0 {
+			v.MaxFiles = rq.Info.MaxFiles
+		}
+		if rq.Set&protocol.SetMaxBytes != 0 {
+			v.MaxBytes = rq.Info.MaxBytes
+		}
+		if rq.Set&protocol.SetKeyGen != 0 {
+			v.KeyGen++
+		}
+		return nil
+	})
+}
+
+// BeginPurge marks the volumes whose time has come as purging, which nothing undoes,
+// and lists all that are.
+func (r *Registry) BeginPurge(ctx context.Context, now time.Time) (ids []tnv.VolumeID, err error) {
+	var due []string
+	err = eachRecord(ctx, r.store, keyVolume, func(val any) {
+		switch v := val.(*volume); {
+		case v.State == volumePurging:
+			ids = append(ids, v.ID)
+		case v.State == volumeDeleted && v.PurgeAt <= now.UnixNano():
+			due = append(due, v.Name)
+		}
+	})
+	for _, name := range due {
+		if err != nil {
+			break
+		}
+		var is protocol.VolumeInfo
+		is, err = r.changeVolume(ctx, "purge volume", name, []volumeState{volumeDeleted}, func(v *volume) error {
+			if v.PurgeAt > now.UnixNano() { // deleted again meanwhile, for later
+				return tnv.E("purge volume", tnv.KindConflict, "not yet")
+			}
+			v.State = volumePurging
+			return nil
+		})
+		switch {
+		case err == nil:
+			ids = append(ids, is.ID)
+		case tnv.KindOf(err) == tnv.KindConflict, tnv.KindOf(err) == tnv.KindNotExist: // undeleted, or renamed
+			err = nil
+		}
+	}
+	return ids, err
+}
+
+// Gone says that nothing is left of a volume that was purged. Its name is free; its id
+// is not used again.
+func (r *Registry) Gone(ctx context.Context, id tnv.VolumeID) error {
+	v, err := r.volumeByID(ctx, id)
+	if err != nil || v == nil {
+		return err
+	}
+	_, err = r.changeVolume(ctx, "purge volume", v.Name, []volumeState{volumePurging}, func(v *volume) error {
+		v.State, v.Former = volumeGone, nil
+		return nil
+	})
+	return err
+}
+
+// Purge removes the records of a volume that nobody opens any more.
+func Purge(ctx context.Context, engine kv.Engine, vol tnv.VolumeID) error {
+	lease, err := takeOver(ctx, engine, vol)
+	if err != nil {
+		return err
+	}
+	l := &loading{engine: engine, info: DumpInfo{ID: vol}, lease: lease}
+	if err := l.purge(ctx); err != nil {
+		return err
+	}
+	return engine.Release(ctx, lease)
 }

@@ -186,6 +186,16 @@ func (c *contender) act(ctx context.Context) {
 	if c.me.Draining {
 		return
 	}
+	for _, h := range c.t.held.list() { // volumes that were deleted
+		vol := h.lease.Vol
+		if _, there := c.t.directory.get().Settings[vol]; h.volume != nil && !there && !c.busy[vol] {
+			c.goLocked(vol, func() {
+				if c.t.held.take(h) {
+					c.giveBack(ctx, h)
+				}
+			})
+		}
+	}
 	vols := append(c.t.directory.volumes(), meta.ClusterVolume)
 	living := c.share.living(now)
 	for vol, id := range shares(vols, living) {

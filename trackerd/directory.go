@@ -46,13 +46,13 @@ func (d *directory) refresh(ctx context.Context) error {
 
 // find gives a volume's id. One that is not known is looked for in the engine.
 func (d *directory) find(ctx context.Context, name string) (tnv.VolumeID, error) {
-	if id, ok := d.get().Volumes[name]; ok {
+	if id, ok := d.get().Named(name); ok {
 		return id, nil
 	}
 	if err := d.refresh(ctx); err != nil {
 		return 0, err
 	}
-	if id, ok := d.get().Volumes[name]; ok {
+	if id, ok := d.get().Named(name); ok {
 		return id, nil
 	}
 	return 0, tnv.E("volume", tnv.KindNotExist, "there is no volume %.255q", name)
@@ -60,12 +60,7 @@ func (d *directory) find(ctx context.Context, name string) (tnv.VolumeID, error)
 
 // name is a volume's name.
 func (d *directory) name(vol tnv.VolumeID) string {
-	for name, id := range d.get().Volumes {
-		if id == vol {
-			return name
-		}
-	}
-	return ""
+	return d.get().Settings[vol].Name
 }
 
 // volumes are the ids of all volumes but the cluster's own.

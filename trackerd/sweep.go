@@ -31,6 +31,7 @@ func (t *tracker) sweep(ctx context.Context) {
 	defer wg.Wait()
 	wg.Go(func() { t.expireSessions(ctx) })
 	wg.Go(func() { t.collectLoop(ctx) })
+	wg.Go(func() { t.purgeLoop(ctx) })
 	var mu sync.Mutex
 	busy := map[tnv.NodeID]bool{}
 	tick := time.NewTicker(sweepEvery)
@@ -75,6 +76,7 @@ func pause(ctx context.Context, d time.Duration) {
 // expireSessions ends silent sessions. That may take long, and nothing waits for it.
 func (t *tracker) expireSessions(ctx context.Context) {
 	for ctx.Err() == nil {
+		t.applySettings()
 		for _, v := range t.held.volumes() {
 			if err := v.Expire(ctx, time.Now()); err != nil && ctx.Err() == nil {
 				t.log.WithError(err).Warn("ending silent sessions failed; it is tried again")

@@ -14,6 +14,9 @@ func (t *tracker) toolRequest(ctx context.Context, p *protocol.Peer, f *protocol
 	switch f.Type {
 	case protocol.TypeCollect:
 		answer = func() ([]any, error) { return reply(ctx, f, t.collect) }
+	case protocol.TypeCreateVolume, protocol.TypeListVolumes, protocol.TypeDeleteVolume, protocol.TypeUndeleteVolume,
+		protocol.TypeRenameVolume, protocol.TypeSetVolume:
+		answer = func() ([]any, error) { return t.volumeRequest(ctx, f) }
 	default:
 		return nil, false, nil
 	}

@@ -131,6 +131,7 @@ type tracker struct {
 	journal *ship.Journal // nil: the engine is not shipped
 	shipper *ship.Shipper // as above, and before it is started
 
+	changing   sync.Mutex // held while volumes are opened and closed as the registry says
 	collecting sync.Mutex // one comparison of stores with metadata at a time
 }
 
@@ -265,12 +266,33 @@ func (t *tracker) start(ctx context.Context) error {
 		return err
 	}
 	t.members = newMembers(h.lease.Epoch, t.directory.groups(), t.log)
-	for _, id := range t.directory.volumes() {
-		if _, err := t.own(ctx, id); err != nil {
-			return err
+	return t.ownAll(ctx, t.directory.volumes())
+}
+
+// ownAtOnce is how many volumes are taken at the same time: their leases share syncs.
+const ownAtOnce = 64
+
+// ownAll takes volumes of the embedded engine, unless they are held.
+func (t *tracker) ownAll(ctx context.Context, ids []tnv.VolumeID) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var all []error
+	limit := make(chan struct{}, ownAtOnce)
+	for _, id := range ids {
+		if t.held.get(id) != nil {
+			continue
 		}
+		limit <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-limit }()
+			_, err := t.own(ctx, id)
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, err)
+		})
 	}
-	return nil
+	wg.Wait()
+	return errors.Join(all...)
 }
 
 // own takes a volume of the embedded engine, which is open in one process at a
@@ -317,6 +339,9 @@ func (t *tracker) open(ctx context.Context, h *holding) (err error) {
 	if err != nil {
 		return err
 	}
+	if set, there := t.directory.get().Settings[h.lease.Vol]; there {
+		h.volume.SetSettings(set)
+	}
 	for _, v := range t.held.volumes() {
 		v.SetCache(t.cacheShare(1))
 	}
@@ -341,6 +366,9 @@ func (t *tracker) watch(h *holding, what string) {
 		case <-h.dead():
 			if t.contender != nil {
 				t.contender.gaveUp(h)
+				return
+			}
+			if t.held.get(h.lease.Vol) != h { // it was closed because the volume was deleted
 				return
 			}
 			select {
