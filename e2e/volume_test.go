@@ -1,11 +1,15 @@
 package e2e
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // Volumes by the commands: made, filled, mounted, renamed under the mount, deleted and
@@ -23,8 +27,10 @@ func TestVolumeCommands(t *testing.T) {
 	if r := c.Tnv(at("cat", "/film")...); r.Code == 0 {
 		t.Error("a file of one volume is in another")
 	}
-	held := c.Status().Groups[0].Nodes[0].Blocks
-
+	vol := c.volumeID("films")
+	if n := c.blocksOf(vol); n == 0 {
+		t.Error("the volume has no blocks")
+	}
 	c.OK(at("volume", "rename", "films", "movies")...)
 	if got := c.OK(at("cat", "/film", "--volume", "movies")...); got != string(data) {
 		t.Errorf("%d bytes come back of %d", len(got), len(data))
@@ -53,7 +59,36 @@ func TestVolumeCommands(t *testing.T) {
 	if r := c.Tnv(at("volume", "undelete", "movies")...); r.Code == 0 {
 		t.Error("a volume that is gone came back")
 	}
-	if held == 0 {
-		t.Error("the volume had no blocks")
+	if n := c.blocksOf(vol); n > 0 {
+		t.Errorf("%d blocks are left", n)
 	}
+}
+
+// volumeID finds a volume's number.
+func (c *Cluster) volumeID(name string) tnv.VolumeID {
+	c.t.Helper()
+	for _, v := range c.Status().Volumes {
+		if v.Name == name {
+			return tnv.VolumeID(v.ID)
+		}
+	}
+	c.t.Fatalf("no volume %s", name)
+	return 0
+}
+
+// blocksOf asks all stores how many blocks of a volume they hold.
+func (c *Cluster) blocksOf(vol tnv.VolumeID) (n int) {
+	c.t.Helper()
+	pool := &protocol.Pool{Endpoint: &protocol.Endpoint{Key: c.Key(), Role: protocol.RoleTool}}
+	defer pool.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, node := range c.Status().Groups[0].Nodes {
+		var rep protocol.ListReply
+		if err := pool.Call(ctx, node.Addr, protocol.TypeList, &rep, &protocol.List{Vol: vol, From: 1, Limit: 100}); err != nil {
+			c.t.Fatal(err)
+		}
+		n += len(rep.Blocks)
+	}
+	return n
 }
