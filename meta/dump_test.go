@@ -19,6 +19,8 @@ import (
 	"github.com/tnvfs/tnv/kv"
 	"github.com/tnvfs/tnv/kv/mem"
 	"github.com/tnvfs/tnv/kv/pebble"
+	"github.com/tnvfs/tnv/kv/pgtest"
+	"github.com/tnvfs/tnv/kv/postgres"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -29,6 +31,18 @@ const testCluster = "0123456789abcdef0123456789abcdef"
 func openPebble(t testing.TB, dir string) kv.Engine {
 	t.Helper()
 	e, err := pebble.Open(dir, pebble.Options{Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
+// openPostgres is an empty database on a server of its own.
+func openPostgres(t testing.TB) kv.Engine {
+	t.Helper()
+	s := pgtest.Start(t)
+	e, err := postgres.Open(context.Background(), s.NewDatabase(), postgres.Options{Cluster: testCluster, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +196,7 @@ func TestMovingHouse(t *testing.T) {
 	want, records := house(t, source, sameGroup)
 	file := filepath.Join(t.TempDir(), "dump")
 	moved := source
-	for i, target := range []kv.Engine{mem.New(mem.Options{}), openPebble(t, filepath.Join(t.TempDir(), "b"))} {
+	for i, target := range []kv.Engine{mem.New(mem.Options{}), openPostgres(t), openPebble(t, filepath.Join(t.TempDir(), "b"))} {
 		if i == 0 && *houseFiles > 100000 {
 			continue // the engine in memory would be what is measured
 		}

@@ -1,21 +1,35 @@
 package trackerd
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/kv"
+	"github.com/tnvfs/tnv/kv/postgres"
 	"github.com/tnvfs/tnv/protocol"
 )
 
-// OpenStore opens the metadata in a tracker's directory while no tracker runs on it
+func isDatabase(where string) bool {
+	return strings.HasPrefix(where, "postgres://") || strings.HasPrefix(where, "postgresql://")
+}
+
+// OpenStore opens the metadata in a tracker's directory, or in a database, while no tracker runs on it
 // (else KindBusy), for a tool, and tells whose it is. With create a directory that is
 // not there is made, for the cluster that is named.
 func OpenStore(dir, cluster string, create bool, log *logrus.Entry) (e kv.Engine, owner string, err error) {
+	if isDatabase(dir) {
+		if cluster == "" {
+			return nil, "", tnv.E("open "+dir, tnv.KindInvalid, "the cluster's key is needed with a database")
+		}
+		e, err = postgres.Open(context.Background(), dir, postgres.Options{Cluster: cluster, Log: log})
+		return e, cluster, err
+	}
 	b, err := os.ReadFile(filepath.Join(dir, "cluster"))
 	switch {
 	case errors.Is(err, os.ErrNotExist) && create && cluster != "":

@@ -28,7 +28,7 @@ type store struct {
 func (s *store) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.dir, "dir", "", "`DIR` of a cluster that tnv up made on this machine, and that is down")
-	f.StringVar(&s.at, "store", "", "`DIR` of a tracker's data (trackerd --dir), which does not run")
+	f.StringVar(&s.at, "store", "", "`DIR` of a tracker's data (trackerd --dir), which does not run; or postgres://…")
 	f.StringVar(&s.keyfile, "keyfile", "", "file with the cluster's key; needed for a new directory")
 	cmd.MarkFlagDirname("dir")
 	cmd.MarkFlagDirname("store")
