@@ -3,9 +3,10 @@
 # make down    stop it
 # make test    all tests; installs what they need, as root
 # make race    the tests of all packages with the race detector
-# make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=)
+# make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=, TRACKERS=)
 # make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
 # make house   a volume of 1,000,000 files moves from engine to engine: time, size, memory   (HOUSE=)
+# make failover   three trackers on PostgreSQL, killed, frozen and stopped under load  (ROUNDS=100, SEED=)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
@@ -34,11 +35,15 @@ RACETIME ?= 40m
 # Of the long test of coherence. A history that fails is left here.
 OPS  ?= 1000000
 SEED ?= 0
+TRACKERS ?= 1
 
 # Files of the volume that moves house.
 HOUSE ?= 1000000
 
-.PHONY: build up down test race coherence programs house lint bench install clean
+# Of the long test of failovers.
+ROUNDS ?= 100
+
+.PHONY: build up down test race coherence programs house failover lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -62,7 +67,7 @@ race:
 	go test -race -timeout $(RACETIME) ./...
 
 coherence: build
-	go test -count=1 -timeout 24h -v -run 'TestCoherence$$' ./e2e/coherence -ops=$(OPS) -seed=$(SEED) -histories='$(CURDIR)'
+	go test -count=1 -timeout 24h -v -run 'TestCoherence$$' ./e2e/coherence -ops=$(OPS) -seed=$(SEED) -trackers=$(TRACKERS) -histories='$(CURDIR)'
 
 programs: build
 	@bash .ci/deps programs
@@ -70,6 +75,10 @@ programs: build
 
 house:
 	go test -count=1 -timeout 1h -v -run 'TestMovingHouse$$' ./meta -house=$(HOUSE)
+
+failover: build
+	@bash .ci/deps
+	go test -count=1 -timeout 24h -v ./e2e/failover -rounds=$(ROUNDS) -seed=$(SEED)
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -61,12 +61,20 @@ func (l *link) ask(ctx context.Context, conn *protocol.Client) (protocol.OwnerRe
 	defer cancel()
 	var rep protocol.OwnerReply
 	err := conn.Call(ctx, protocol.TypeOwner, &rep, &protocol.Owner{Name: l.cfg.Volume})
-	if err == nil && len(rep.Trackers) > 0 && len(rep.Trackers) <= protocol.MaxTrackers {
-		l.mu.Lock()
-		l.told = rep.Trackers
-		l.mu.Unlock()
+	if err == nil {
+		l.learn(rep.Trackers)
 	}
 	return rep, err
+}
+
+// learn takes in which trackers live.
+func (l *link) learn(addrs []string) {
+	if len(addrs) == 0 || len(addrs) > protocol.MaxTrackers {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.told = addrs
 }
 
 // refreshTrackers asks for the list of trackers for as long as the connection lasts.

@@ -234,6 +234,11 @@ func (f *flight) take(t *told, now ...tnv.Ino) {
 // forgotten at once, and the owner is told when the kernel has forgotten it, too.
 // It does not block: it is called where the connection is read.
 func (c *Client) pushed(conn *protocol.Client, f *protocol.Frame) {
+	var there protocol.Trackers
+	if f.Type == protocol.TypeTrackers && f.Decode(&there) == nil {
+		c.link.learn(there.Addrs)
+		return
+	}
 	var rq protocol.Recall
 	if f.Type != protocol.TypeRecall || f.Decode(&rq) != nil {
 		return

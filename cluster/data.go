@@ -14,7 +14,7 @@ import (
 func (c *Cluster) checkData(st *state, running map[string]Record) error {
 	for _, d := range st.Daemons {
 		role, _, _ := roleOf(d.Name)
-		if _, ok := running[d.Name]; ok || d.Addr == "" || role != RoleTracker && role != RoleStore {
+		if _, ok := running[d.Name]; ok || d.Addr == "" || role != RoleTracker && role != RoleStore || role == RoleTracker && st.Meta != "" {
 			continue
 		}
 		op, dir := "start "+d.Name, c.data(d.Name)

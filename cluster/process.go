@@ -21,6 +21,7 @@ type Spawn struct {
 	Exe  string // the program; empty: the running one
 	Role Role
 	Args []string // behind the name
+	Env  []string // beside the running program's
 	Dir  string   // working directory; empty: /
 	Log  string   // file to which its output is appended; empty: nowhere
 }
@@ -105,7 +106,7 @@ func (s Spawn) command() (*exec.Cmd, *os.File, error) {
 	cmd := &exec.Cmd{
 		Path:        path,
 		Args:        append([]string{string(s.Role)}, s.Args...),
-		Env:         append(os.Environ(), readyEnv+"=3"),
+		Env:         append(append(os.Environ(), s.Env...), readyEnv+"=3"),
 		Dir:         dir,
 		ExtraFiles:  []*os.File{w},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true}, // a Ctrl-C is not meant for it

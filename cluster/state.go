@@ -19,8 +19,10 @@ type state struct {
 	Version   int           `json:"version"`
 	Groups    int           `json:"groups"`
 	Replicas  int           `json:"replicas"`
-	Mount     string        `json:"mount"` // mountpoint; empty: none
-	HTTP      string        `json:"http"`  // address; empty: none
+	Trackers  int           `json:"trackers,omitempty"` // 0: 1
+	Meta      string        `json:"meta,omitempty"`     // database of the metadata; empty: the tracker's directory
+	Mount     string        `json:"mount"`              // mountpoint; empty: none
+	HTTP      string        `json:"http"`               // address; empty: none
 	AdminPort int           `json:"admin_port,omitempty"`
 	Daemons   []daemonState `json:"daemons"`
 }
@@ -63,8 +65,34 @@ func (s *state) plan(groups, replicas int) error {
 			s.daemon(RoleStore.name(last)).Group = name
 		}
 	}
-	s.daemon(RoleTracker.name(1))
 	return nil
+}
+
+// planTrackers adds the trackers that are asked for. Where the metadata is never changes.
+func (s *state) planTrackers(n int, meta string, fresh bool) error {
+	switch {
+	case n < max(s.Trackers, 1):
+		return tnv.E("up", tnv.KindInvalid, "the cluster has %d trackers, and up takes none away: give at least as many with --trackers, or leave the flag out", max(s.Trackers, 1))
+	case n > maxTrackers:
+		return tnv.E("up", tnv.KindInvalid, "%d trackers: one machine takes up to %d", n, maxTrackers)
+	case !fresh && meta != s.Meta:
+		return tnv.E("up", tnv.KindInvalid, "the cluster's metadata is in %s: it stays there", or(given(s.Meta), "the tracker's own directory"))
+	case n > 1 && meta == "":
+		return tnv.E("up", tnv.KindInvalid, "%d trackers need a database that they share: name it with --meta postgres://…", n)
+	}
+	s.Trackers, s.Meta = n, meta
+	for i := range n {
+		s.daemon(RoleTracker.name(i + 1))
+	}
+	return nil
+}
+
+// given is nil for an empty string.
+func given(v string) *string {
+	if v == "" {
+		return nil
+	}
+	return &v
 }
 
 // load reads cluster.json. fresh: there is none yet.
@@ -91,7 +119,11 @@ func (l Layout) store(s *state) error {
 	if err != nil {
 		return tnv.Wrap("write the cluster's state", err)
 	}
-	return writeFile(l.stateFile(), append(b, '\n'), 0o644)
+	mode := os.FileMode(0o644)
+	if s.Meta != "" {
+		mode = 0o600 // a database's address may have a password in it
+	}
+	return writeFile(l.stateFile(), append(b, '\n'), mode)
 }
 
 // lockWait is how long an up or down waits for another one in the same directory.

@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,10 +14,10 @@ import (
 // askTimeout bounds one question to one tracker.
 const askTimeout = 5 * time.Second
 
-// AskStatus asks all trackers for the state of the cluster, at once, and returns
-// the answer of the first that gave one. Trackers that did not answer are in it,
-// not alive. With no answer at all the error is that of the first tracker, and
-// the status names just the trackers.
+// AskStatus asks all trackers for the state of the cluster, at once, and puts their
+// answers together: each tells of the volumes that it owns. Trackers that did not
+// answer are in it, not alive. With no answer at all the error is that of the first
+// tracker, and the status names just the trackers.
 func AskStatus(ctx context.Context, trackers []string, key protocol.Key) (protocol.Status, error) {
 	replies := make([]protocol.Status, len(trackers))
 	errs := make([]error, len(trackers))
@@ -28,8 +30,9 @@ func AskStatus(ctx context.Context, trackers []string, key protocol.Key) (protoc
 	var err error
 	answered := false
 	for i := range trackers {
-		if errs[i] == nil && !answered {
-			st, answered = replies[i], true
+		if errs[i] == nil {
+			merge(&st, &replies[i])
+			answered = true
 		}
 		if errs[i] != nil && err == nil {
 			err = errs[i]
@@ -45,6 +48,58 @@ func AskStatus(ctx context.Context, trackers []string, key protocol.Key) (protoc
 		markTracker(&st, addr, errs[i] == nil)
 	}
 	return st, err
+}
+
+// merge adds a tracker's view. Of a volume that moves the newer epoch counts; of a
+// storage daemon what the tracker says that knows it to lack the most.
+func merge(st, more *protocol.Status) {
+	for _, t := range more.Trackers {
+		markTracker(st, t.Addr, t.Alive)
+		for i := range st.Trackers {
+			if st.Trackers[i].Addr == t.Addr {
+				st.Trackers[i].Engine = t.Engine
+			}
+		}
+	}
+	for _, v := range more.Volumes {
+		i := slices.IndexFunc(st.Volumes, func(o protocol.VolumeStatus) bool { return o.ID == v.ID })
+		switch {
+		case i < 0:
+			st.Volumes = append(st.Volumes, v)
+		case v.Epoch > st.Volumes[i].Epoch:
+			st.Volumes[i] = v
+		}
+	}
+	slices.SortFunc(st.Volumes, func(a, b protocol.VolumeStatus) int { return cmp.Compare(a.Name, b.Name) })
+	for _, g := range more.Groups {
+		i := slices.IndexFunc(st.Groups, func(o protocol.GroupStatus) bool { return o.ID == g.ID })
+		if i < 0 {
+			st.Groups = append(st.Groups, g)
+			continue
+		}
+		mergeGroup(&st.Groups[i], &g)
+	}
+}
+
+func mergeGroup(g, more *protocol.GroupStatus) {
+	rank := map[string]int{"whole": 0, "degraded": 1, "down": 2}
+	if rank[more.State] > rank[g.State] {
+		g.State = more.State
+	}
+	g.BehindBlocks, g.BehindBytes = max(g.BehindBlocks, more.BehindBlocks), max(g.BehindBytes, more.BehindBytes)
+	for _, n := range more.Nodes {
+		i := slices.IndexFunc(g.Nodes, func(o protocol.NodeStatus) bool { return o.Node.ID == n.Node.ID })
+		if i < 0 {
+			g.Nodes = append(g.Nodes, n)
+			continue
+		}
+		is := &g.Nodes[i]
+		behind, bytes := max(is.BehindBlocks, n.BehindBlocks), max(is.BehindBytes, n.BehindBytes)
+		if is.Node.State == tnv.NodeLost && n.Node.State != tnv.NodeLost || n.Node.Boot > is.Node.Boot {
+			*is = n // one tracker hears it
+		}
+		is.BehindBlocks, is.BehindBytes = behind, bytes
+	}
 }
 
 // markTracker enters what was seen of a tracker oneself.

@@ -73,7 +73,7 @@ func (c *Cluster) restart(ctx context.Context, name string) {
 	start := func() error { return c.startOne(ctx, name) }
 	switch role, _, _ := roleOf(name); role {
 	case RoleTracker:
-		start = func() error { return c.upTracker(ctx, c.running()) }
+		start = func() error { return c.upTrackers(ctx, c.running()) }
 	case RoleMount:
 		start = func() error {
 			if err := prepareMountpoint(c.st.Mount, true); err != nil {

@@ -26,6 +26,8 @@ type Config struct {
 	HTTP      *string // address; "": none. Default: DefaultHTTP if that is free, else any free port
 	Groups    *int    // default 1
 	Replicas  *int    // storage daemons a group; default 2
+	Trackers  *int    // default 1; more need Meta
+	Meta      *string // database of the metadata, postgres://…; "": the tracker's own directory. Default: that
 	AdminPort *int    // the first of consecutive ports for the daemons' --admin; 0: none. Default: none
 	Exe       string  // the program to start; empty: the running one
 	Log       *logrus.Entry
@@ -38,6 +40,7 @@ const DefaultHTTP = "127.0.0.1:8080"
 const (
 	maxGroups   = 32
 	maxReplicas = 8
+	maxTrackers = 16
 )
 
 // startLimit bounds the start of one daemon, recovery after a crash included.
@@ -110,6 +113,9 @@ func (c *Cluster) settle() error {
 		return err
 	}
 	if err := st.plan(groups, replicas); err != nil {
+		return err
+	}
+	if err := st.planTrackers(or(c.cfg.Trackers, max(1, st.Trackers)), or(c.cfg.Meta, st.Meta), fresh); err != nil {
 		return err
 	}
 	if err := c.settleMount(st, running); err != nil {
@@ -257,7 +263,7 @@ func listenAddr(last string) string {
 // bringUp starts what does not run.
 func (c *Cluster) bringUp(ctx context.Context) error {
 	running := c.running()
-	if err := c.upTracker(ctx, running); err != nil {
+	if err := c.upTrackers(ctx, running); err != nil {
 		return err
 	}
 	var stores []string
@@ -269,8 +275,10 @@ func (c *Cluster) bringUp(ctx context.Context) error {
 	if err := c.startAll(ctx, running, stores); err != nil {
 		return err
 	}
-	if err := awaitStores(ctx, c.Trackers[0], c.key, len(stores)); err != nil {
-		return err
+	for _, tracker := range c.Trackers {
+		if err := awaitStores(ctx, tracker, c.key, len(stores)); err != nil {
+			return err
+		}
 	}
 	var faces []string
 	for _, name := range c.planned() {
@@ -284,24 +292,27 @@ func (c *Cluster) bringUp(ctx context.Context) error {
 	return c.store(c.st)
 }
 
-// upTracker starts the tracker and publishes its address. One that other
-// daemons know already must come back where they look for it.
-func (c *Cluster) upTracker(ctx context.Context, running map[string]Record) error {
-	name := RoleTracker.name(1)
-	last := c.st.daemon(name).Addr
-	if r, ok := running[name]; ok {
-		c.Trackers = []string{r.Addr}
-		return nil
-	}
-	if len(running) > 0 && last != "" {
-		if err := tryListen(last); err != nil {
-			return tnv.E("start "+name, tnv.KindBusy, "the rest of the cluster looks for it at %s, which another process took: run `tnv down --dir %s`, then up again", last, c.Dir)
+// upTrackers starts the trackers and publishes their addresses. One that other
+// daemons know already must come back where they look for it, if there is no other.
+func (c *Cluster) upTrackers(ctx context.Context, running map[string]Record) error {
+	var names []string
+	for _, name := range c.planned() {
+		if role, _, _ := roleOf(name); role == RoleTracker {
+			names = append(names, name)
 		}
 	}
-	if err := c.startOne(ctx, name); err != nil {
+	if last := c.st.daemon(names[0]).Addr; len(names) == 1 && len(running) > 0 && running[names[0]].Name == "" && last != "" {
+		if err := tryListen(last); err != nil {
+			return tnv.E("start "+names[0], tnv.KindBusy, "the rest of the cluster looks for it at %s, which another process took: run `tnv down --dir %s`, then up again", last, c.Dir)
+		}
+	}
+	if err := c.startAll(ctx, running, names); err != nil {
 		return err
 	}
-	c.Trackers = []string{c.st.daemon(name).Addr}
+	c.Trackers = nil
+	for _, name := range names {
+		c.Trackers = append(c.Trackers, c.st.daemon(name).Addr)
+	}
 	return writeFile(c.TrackersFile(), []byte(strings.Join(c.Trackers, "\n")+"\n"), 0o644)
 }
 
@@ -337,7 +348,11 @@ func (c *Cluster) startOne(ctx context.Context, name string) error {
 	defer cancel()
 	args, admin := c.args(name)
 	var rec Record
-	child, err := Start(ctx, Spawn{Exe: c.cfg.Exe, Role: role, Args: args, Log: c.LogFile(name)}, func(pid int) (err error) {
+	spawn := Spawn{Exe: c.cfg.Exe, Role: role, Args: args, Log: c.LogFile(name)}
+	if role == RoleTracker && c.st.Meta != "" {
+		spawn.Env = []string{"TNV_META=" + c.st.Meta} // others see a command line, and its passwords
+	}
+	child, err := Start(ctx, spawn, func(pid int) (err error) {
 		if rec, err = newRecord(name, role, pid); err != nil {
 			return err
 		}
@@ -383,7 +398,10 @@ func (c *Cluster) args(name string) (args []string, admin string) {
 	trackers := strings.Join(c.Trackers, ",")
 	switch role {
 	case RoleTracker:
-		args = []string{"--listen", listenAddr(c.st.daemon(name).Addr), "--dir", c.data(name), "--keyfile", c.KeyFile()}
+		args = []string{"--listen", listenAddr(c.st.daemon(name).Addr), "--keyfile", c.KeyFile()}
+		if c.st.Meta == "" {
+			args = append(args, "--dir", c.data(name))
+		}
 	case RoleStore:
 		d := c.st.daemon(name)
 		args = []string{"--listen", listenAddr(d.Addr), "--dir", c.data(name), "--keyfile", c.KeyFile(),
@@ -437,6 +455,9 @@ func (c *Cluster) Summary() string {
 		row("http", "http://"+c.HTTP+"/")
 	}
 	row("data", fmt.Sprintf("%s (%d × %d storage daemons)", c.Dir, c.Groups, c.Replicas))
+	if len(c.Trackers) > 1 {
+		row("trackers", strings.Join(c.Trackers, ", "))
+	}
 	row("logs", filepath.Join(c.Dir, "log"))
 	row("state", "tnv status --dir "+c.Dir)
 	row("stop", "tnv down --dir "+c.Dir)

@@ -40,6 +40,8 @@ import (
 type Options struct {
 	Groups   int           // 0: 1
 	Replicas int           // 0: 2
+	Trackers int           // 0: 1; more need Meta
+	Meta     string        // database of the metadata; empty: the tracker's directory
 	NoMount  bool          // no mount
 	NoHTTP   bool          // no HTTP daemon
 	Base     string        // directory for all of it; empty: a new temporary one
@@ -89,6 +91,12 @@ func Start(t testing.TB, o Options) *Cluster {
 	}
 	if o.Replicas > 0 {
 		args = append(args, "--replicas", strconv.Itoa(o.Replicas))
+	}
+	if o.Trackers > 0 {
+		args = append(args, "--trackers", strconv.Itoa(o.Trackers))
+	}
+	if o.Meta != "" {
+		args = append(args, "--meta", o.Meta)
 	}
 	c.OK(append(args, o.Flags...)...)
 	c.HTTP = c.url()

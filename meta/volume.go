@@ -133,20 +133,32 @@ func (v *Volume) SetCache(bytes int64) {
 	v.evictLocked(0)
 }
 
-// Disconnect ends the connections of all sessions: they will find the next owner.
-func (v *Volume) Disconnect() {
+// connections are those of the sessions, as far as they have one.
+func (v *Volume) connections() (all []Pusher) {
 	v.smu.Lock()
-	var all []Pusher
+	defer v.smu.Unlock()
 	for _, s := range v.sessions {
 		if s.to != nil {
 			all = append(all, s.to)
 		}
 	}
-	v.smu.Unlock()
-	for _, to := range all {
+	return all
+}
+
+// Disconnect ends the connections of all sessions: they will find the next owner.
+func (v *Volume) Disconnect() {
+	for _, to := range v.connections() {
 		if c, ok := to.(interface{ Close() }); ok {
 			c.Close()
 		}
+	}
+}
+
+// Tell sends all sessions what they did not ask for, each on a goroutine of its
+// own. Not to be called once Close was.
+func (v *Volume) Tell(t protocol.Type, values ...any) {
+	for _, to := range v.connections() {
+		v.bg.Go(func() { to.Push(t, values...) }) // who does not get it asks
 	}
 }
 

@@ -271,7 +271,7 @@ func messages() []any {
 		new(Digest), new(DigestReply), new(List), new(ListReply), new(Repair), new(Locate), new(LocateReply),
 		new(GetLock), new(GetLockReply), new(SetLock), new(SetLockReply), new(LockWait), new(LockWaitReply), new(DropWaits),
 		new(Seek), new(SeekReply), new(Fallocate), new(FallocateReply), new(CopyRange), new(CopyRangeReply),
-		new(Owner), new(OwnerReply), new(TakeOver), new(Admit), new(AdmitReply), new(Drain),
+		new(Owner), new(OwnerReply), new(TakeOver), new(Admit), new(AdmitReply), new(Drain), new(Trackers),
 		new(TakeIDs), new(TakeIDsReply), new(CreateVolume), new(ListVolumes), new(ListVolumesReply), new(DeleteVolume), new(UndeleteVolume),
 		new(RenameVolume), new(SetVolume), new(VolumeInfo)}
 }

@@ -8,6 +8,7 @@ const (
 	TypeTakeOver                    // TakeOver, from trackers
 	TypeAdmit                       // Admit, reply AdmitReply, from trackers
 	TypeDrain                       // Drain, from tools
+	TypeTrackers                    // pushed by a volume's owner: Trackers
 )
 
 // Owner asks any tracker which one owns a volume, by its name, or by its id if
@@ -53,4 +54,9 @@ type AdmitReply struct {
 // Drain has a tracker hand over all volumes and take none any more. It is answered
 // when it has none. KindUnavailable: there is no other tracker.
 type Drain struct {
+}
+
+// Trackers tells the clients of a volume which trackers live, whenever that changes.
+type Trackers struct {
+	Addrs []string // at most MaxTrackers
 }

@@ -1,6 +1,7 @@
 package stored
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -98,8 +99,8 @@ func (c *cluster) peers() []tnv.Node {
 
 func (c *cluster) peersLocked() []tnv.Node {
 	var peers []tnv.Node
-	for _, m := range c.maps {
-		g := m.Group(c.group)
+	for _, tracker := range slices.Sorted(maps.Keys(c.maps)) {
+		g := c.maps[tracker].Group(c.group)
 		if g == nil {
 			continue
 		}
@@ -116,12 +117,6 @@ func (c *cluster) peersLocked() []tnv.Node {
 			}
 		}
 	}
-	slices.SortFunc(peers, func(a, b tnv.Node) int {
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
 	return peers
 }
 

@@ -103,7 +103,10 @@ func TestMapsOfTrackers(t *testing.T) {
 		}
 		return &tnv.Map{Epoch: 1, Version: version, Groups: []tnv.Group{{ID: 7, Nodes: nodes}}}
 	}
-	me := tnv.Node{ID: 1, Boot: 1}
+	alive := func(id tnv.NodeID, boot tnv.BootID) tnv.Node {
+		return tnv.Node{ID: id, Boot: boot, State: tnv.NodeAlive}
+	}
+	me := alive(1, 1)
 	want := func(what string, boots ...tnv.BootID) {
 		t.Helper()
 		var got []tnv.BootID
@@ -122,17 +125,17 @@ func TestMapsOfTrackers(t *testing.T) {
 			return false
 		}
 	}
-	c.update("a", says(1, me, tnv.Node{ID: 2, Boot: 4}))
+	c.update("a", says(1, me, alive(2, 4)))
 	want("one tracker", 4)
 	if !returned() {
 		t.Error("nobody was told of the first peer")
 	}
-	c.update("b", says(1, me, tnv.Node{ID: 2, Boot: 4, State: tnv.NodeLost}, tnv.Node{ID: 3, Boot: 1}))
+	c.update("b", says(1, me, tnv.Node{ID: 2, Boot: 4}, alive(3, 1)))
 	want("one does not hear it", 4, 1)
 	returned()
 	c.update("b", says(1, me))
 	want("an old map", 4, 1)
-	c.update("b", says(2, me, tnv.Node{ID: 2, Boot: 5}))
+	c.update("b", says(2, me, alive(2, 5)))
 	want("a restart that one knows of", 5)
 	if !returned() {
 		t.Error("nobody was told of the restart")
@@ -141,7 +144,7 @@ func TestMapsOfTrackers(t *testing.T) {
 	want("one tracker is gone", 4)
 	c.gone("a")
 	want("both are", 4)
-	c.update("b", says(1, me, tnv.Node{ID: 3, Boot: 1}))
+	c.update("b", says(1, me, alive(3, 1)))
 	want("one is back", 1)
 }
 

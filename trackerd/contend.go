@@ -18,8 +18,11 @@ import (
 )
 
 const (
-	// lookEvery is how often leases are renewed, and those of others looked at.
+	// lookEvery is how often this tracker shows that it lives, and looks at others.
 	lookEvery = 250 * time.Millisecond
+	// renewEvery is how old a renewal is at least when the next one is sent: with
+	// thousands of volumes each is a row that is written.
+	renewEvery = 700 * time.Millisecond
 	// lookTimeout bounds one such exchange with the engine.
 	lookTimeout = 2 * time.Second
 	// handOverTimeout bounds the next owner's beginning.
@@ -43,9 +46,18 @@ type contender struct {
 	meant map[tnv.VolumeID]uint64    // for whom the last look meant a volume that is owned here
 	lost  map[tnv.VolumeID]tnv.Epoch // given up here without being given back: nobody else's
 	later map[tnv.VolumeID]time.Time // not to be tried before
+	told  []string                   // the trackers that clients were told of last
 
 	work sync.WaitGroup // takings and handings over; begun by run and drain alone
+
+	// taking and giving bound how many volumes are opened and handed over at once:
+	// renewals must not wait behind thousands of them. They are apart, since whoever
+	// gives waits for another tracker that takes.
+	taking, giving chan struct{}
 }
+
+// movesAtOnce is how many volumes are taken, and how many given, at the same time.
+const movesAtOnce = 16
 
 // join makes this tracker one of those that share the engine.
 func (t *tracker) join(ctx context.Context, engine kv.Shared) error {
@@ -58,7 +70,8 @@ func (t *tracker) join(ctx context.Context, engine kv.Shared) error {
 		return err
 	}
 	t.contender = &contender{t: t, engine: engine, me: me, share: newSharing(me.ID), busy: map[tnv.VolumeID]bool{},
-		meant: map[tnv.VolumeID]uint64{}, lost: map[tnv.VolumeID]tnv.Epoch{}, later: map[tnv.VolumeID]time.Time{}}
+		meant: map[tnv.VolumeID]uint64{}, lost: map[tnv.VolumeID]tnv.Epoch{}, later: map[tnv.VolumeID]time.Time{},
+		taking: make(chan struct{}, movesAtOnce), giving: make(chan struct{}, movesAtOnce)}
 	if err := t.directory.refresh(ctx); err != nil {
 		return err
 	}
@@ -72,7 +85,11 @@ func (c *contender) run(ctx context.Context) {
 	defer c.work.Wait()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	for troubled := false; ; {
+	for troubled, cached := false, 0; ; {
+		if n := c.t.held.count(); n != cached {
+			cached = n
+			c.t.shareCache()
+		}
 		err := c.look(ctx)
 		if err == nil {
 			c.act(ctx)
@@ -111,6 +128,7 @@ func (c *contender) look(ctx context.Context) error {
 	c.mu.Lock()
 	c.share.observe(now, trackers, leases)
 	c.mu.Unlock()
+	c.tell()
 	if err := c.t.directory.refresh(ctx); err != nil {
 		return err
 	}
@@ -118,10 +136,26 @@ func (c *contender) look(ctx context.Context) error {
 	return nil
 }
 
+// tell tells clients which trackers live, if that has changed.
+func (c *contender) tell() {
+	addrs := c.addrs()
+	c.mu.Lock()
+	same := slices.Equal(addrs, c.told)
+	c.told = addrs
+	c.mu.Unlock()
+	if same {
+		return
+	}
+	for _, h := range c.t.held.list() {
+		h.tell(protocol.TypeTrackers, &protocol.Trackers{Addrs: addrs})
+	}
+}
+
 // renew writes this tracker's record and renews its leases. What is not ours any
 // more is given up.
 func (c *contender) renew(ctx context.Context) error {
-	held := c.t.held.owned()
+	sent := clock.Boot()
+	held := slices.DeleteFunc(c.t.held.owned(), func(h *holding) bool { return h.fresh(sent) })
 	leases := make([]kv.Lease, len(held))
 	for i, h := range held {
 		leases[i] = h.lease
@@ -129,7 +163,6 @@ func (c *contender) renew(ctx context.Context) error {
 	c.mu.Lock()
 	me := c.me
 	c.mu.Unlock()
-	sent := clock.Boot()
 	ours, err := c.engine.Beat(ctx, me, leases)
 	if err != nil {
 		return err
@@ -191,7 +224,7 @@ func (c *contender) act(ctx context.Context) {
 		if _, there := c.t.directory.get().Settings[vol]; h.volume != nil && !there && !c.busy[vol] {
 			c.goLocked(vol, func() {
 				if c.t.held.take(h) {
-					c.giveBack(ctx, h)
+					c.giveBack(h)
 				}
 			})
 		}
@@ -202,7 +235,7 @@ func (c *contender) act(ctx context.Context) {
 		h := c.t.held.get(vol)
 		switch {
 		case c.busy[vol]:
-		case h == nil && id == c.me.ID:
+		case h == nil && (id == c.me.ID || c.share.abandoned(vol, now)):
 			lease, free := c.share.free(vol, now)
 			if c.lost[vol] != 0 && c.lost[vol] == lease.Epoch {
 				free = true
@@ -214,7 +247,11 @@ func (c *contender) act(ctx context.Context) {
 			if c.meant[vol] == id { // for the second time: it is no passing difference
 				delete(c.meant, vol)
 				to := addrOf(living, id)
-				c.goLocked(vol, func() { c.handOver(ctx, h, to) })
+				c.goLocked(vol, func() {
+					if c.answers(ctx, to) {
+						c.handOver(ctx, h, to)
+					}
+				})
 				continue
 			}
 			c.meant[vol] = id
@@ -248,6 +285,12 @@ func (c *contender) goLocked(vol tnv.VolumeID, fn func()) {
 
 // take acquires a volume and begins to execute its operations.
 func (c *contender) take(ctx context.Context, seen kv.Lease) error {
+	select {
+	case c.taking <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-c.taking }()
 	began := clock.Boot()
 	lease, err := c.engine.Acquire(ctx, seen, c.t.addr, leaseTTL)
 	if err != nil {
@@ -261,29 +304,62 @@ func (c *contender) take(ctx context.Context, seen kv.Lease) error {
 		c.mu.Lock()
 		c.later[lease.Vol] = time.Now().Add(retakePause)
 		c.mu.Unlock()
-		return errors.Join(err, c.engine.Release(ctx, lease))
+		return errors.Join(err, c.release(lease))
 	}
 	log.WithField("took", (clock.Boot() - began).Round(time.Millisecond)).Info("took the volume over")
 	return nil
 }
 
-// handOver gives a volume back and tells the next owner, who begins at once.
+// answerTimeout is how long a tracker may take to answer a question that costs it nothing.
+const answerTimeout = 500 * time.Millisecond
+
+// answers tells whether a tracker does: that its record grew a moment ago is not enough.
+func (c *contender) answers(ctx context.Context, addr string) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	return c.t.pool.Call(ctx, addr, protocol.TypeOwner, nil, &protocol.Owner{}) == nil
+}
+
+// handOver gives a volume back and tells the next owner, who begins at once. Where
+// that one does not answer the others see that it was given back.
 func (c *contender) handOver(ctx context.Context, h *holding, to string) {
+	select {
+	case c.giving <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	defer func() { <-c.giving }()
 	if !c.t.held.take(h) {
 		return
 	}
-	c.giveBack(ctx, h)
+	c.giveBack(h)
 	call, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
 	err := c.t.pool.Call(call, to, protocol.TypeTakeOver, nil, &protocol.TakeOver{Vol: h.lease.Vol, Epoch: h.lease.Epoch})
-	if err != nil { // it will see for itself
+	if err != nil {
 		c.t.log.WithError(err).WithFields(logrus.Fields{"volume": h.lease.Vol, "to": to}).Info("the next owner did not answer")
 	}
 }
 
+// reachable asks trackers whether they answer, all at once, and gives those that do.
+func (c *contender) reachable(ctx context.Context, trackers []kv.Tracker) (out []kv.Tracker) {
+	answered := make([]bool, len(trackers))
+	var wg sync.WaitGroup
+	for i, t := range trackers {
+		wg.Go(func() { answered[i] = c.answers(ctx, t.Addr) })
+	}
+	wg.Wait()
+	for i, t := range trackers {
+		if answered[i] {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
 // giveBack ends a volume's operations here and releases its lease. Whoever has a
 // question under way is told to look elsewhere.
-func (c *contender) giveBack(ctx context.Context, h *holding) {
+func (c *contender) giveBack(h *holding) {
 	if h.volume != nil {
 		h.volume.Disconnect()
 	}
@@ -291,11 +367,18 @@ func (c *contender) giveBack(ctx context.Context, h *holding) {
 	h.end()
 	c.t.held.forget(h)
 	log := c.t.log.WithFields(logrus.Fields{"volume": h.lease.Vol, "epoch": h.lease.Epoch})
-	if err := c.engine.Release(ctx, h.lease); err != nil {
+	if err := c.release(h.lease); err != nil {
 		log.WithError(err).Info("the volume was not given back: its lease lapses")
 		return
 	}
 	log.Info("gave the volume back")
+}
+
+// release gives a lease back, whoever is in a hurry: else others wait until it lapses.
+func (c *contender) release(l kv.Lease) error {
+	ctx, cancel := context.WithTimeout(context.Background(), handOverTimeout)
+	defer cancel()
+	return c.engine.Release(ctx, l)
 }
 
 // takeOver answers another tracker that has given a volume back.
@@ -329,13 +412,17 @@ func (c *contender) takeOver(ctx context.Context, rq *protocol.TakeOver) error {
 func (c *contender) drain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*handOverTimeout)
 	defer cancel()
+	if err := c.look(ctx); err != nil {
+		return err
+	}
 	now := clock.Boot()
 	c.mu.Lock()
 	others := slices.DeleteFunc(c.share.living(now), func(t kv.Tracker) bool { return t.ID == c.me.ID || t.Draining })
-	if len(others) == 0 {
-		c.mu.Unlock()
+	c.mu.Unlock()
+	if others = c.reachable(ctx, others); len(others) == 0 {
 		return tnv.E("drain", tnv.KindUnavailable, "there is no other tracker")
 	}
+	c.mu.Lock()
 	c.me.Draining = true
 	c.mu.Unlock()
 	if err := c.look(ctx); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/tnvfs/tnv/clock"
 	"github.com/tnvfs/tnv/kv"
 	"github.com/tnvfs/tnv/meta"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // holding is a volume that this tracker owns. Just one of volume and registry is set.
@@ -21,10 +22,11 @@ type holding struct {
 	// until is the time, by clock.Boot, up to which the volume is certainly owned
 	// here: the lease's length behind the sending of the last renewal. Once over is
 	// set, until is 0 and stays so.
-	until atomic.Int64
-	mu    sync.Mutex
-	over  bool          // under mu: given back, or lost
-	ended chan struct{} // closed with over
+	until   atomic.Int64
+	mu      sync.Mutex
+	over    bool          // under mu: given back, or lost
+	closing bool          // under mu
+	ended   chan struct{} // closed with over
 }
 
 func newHolding(lease kv.Lease, until time.Duration) *holding {
@@ -40,6 +42,11 @@ func (h *holding) renewed(sent time.Duration) {
 	if !h.over {
 		h.until.Store(int64(sent + h.lease.TTL))
 	}
+}
+
+// fresh tells whether the lease was renewed a moment ago.
+func (h *holding) fresh(now time.Duration) bool {
+	return time.Duration(h.until.Load()) > now+h.lease.TTL-renewEvery
 }
 
 // end has nothing be answered any more.
@@ -82,8 +89,20 @@ func (h *holding) failure() error {
 	return h.volume.Failure()
 }
 
+// tell has the volume tell its sessions something, unless it is being closed.
+func (h *holding) tell(t protocol.Type, values ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.closing && h.volume != nil {
+		h.volume.Tell(t, values...)
+	}
+}
+
 // close ends the volume's operations; what was published is applied, if it can be.
 func (h *holding) close() {
+	h.mu.Lock()
+	h.closing = true
+	h.mu.Unlock()
 	if h.registry != nil {
 		h.registry.Close()
 		return
@@ -157,6 +176,13 @@ func (hs *holdings) take(h *holding) bool {
 	delete(hs.all, h.lease.Vol)
 	hs.silent[h.lease.Vol] = h
 	return true
+}
+
+// count is how many volumes answer.
+func (hs *holdings) count() int {
+	hs.mu.RLock()
+	defer hs.mu.RUnlock()
+	return len(hs.all)
 }
 
 // list is all holdings, by volume.

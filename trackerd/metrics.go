@@ -37,6 +37,7 @@ func newMetrics(t *tracker) *metrics {
 		}
 	}
 	gauge("tnv_tracker_memory_budget_bytes", "The memory budget.", func() float64 { return float64(t.cfg.Memory) })
+	gauge("tnv_tracker_volumes", "Volumes that this tracker owns.", func() float64 { return float64(len(t.held.volumes())) })
 	gauge("tnv_tracker_files", "Inodes in use.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.Files) }))
 	gauge("tnv_tracker_bytes", "Bytes allocated to files.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.Bytes) }))
 	gauge("tnv_tracker_sessions", "Client sessions.", volume(func(s protocol.VolumeStatus) float64 { return float64(s.Sessions) }))

@@ -69,7 +69,7 @@ func (s *sharing) observe(now time.Duration, trackers []kv.Tracker, leases []kv.
 	held := make(map[tnv.VolumeID]watchedLease, len(leases))
 	for _, l := range leases {
 		w := watchedLease{l, now}
-		if old, ok := s.leases[l.Vol]; ok && !blind && old.Epoch == l.Epoch && old.Renewals == l.Renewals {
+		if old, ok := s.leases[l.Vol]; ok && !blind && old.Epoch == l.Epoch && old.Renewals == l.Renewals && old.Released == l.Released {
 			w.since = old.since
 		}
 		held[l.Vol] = w
@@ -77,10 +77,25 @@ func (s *sharing) observe(now time.Duration, trackers []kv.Tracker, leases []kv.
 	s.leases = held
 }
 
-// living are the trackers whose records grow, by id.
+// patienceWithHeir is how long a volume that was given back is left to the tracker
+// that is to own it: it may have died just now.
+const patienceWithHeir = 3 * lookEvery
+
+// abandoned tells whether a volume was given back, and its heir does not come.
+func (s *sharing) abandoned(vol tnv.VolumeID, now time.Duration) bool {
+	l, ok := s.leases[vol]
+	return ok && l.Released && now-l.since > patienceWithHeir
+}
+
+// living are the trackers whose records grow, by id. Of two at one address the
+// elder is dead, whatever its record says.
 func (s *sharing) living(now time.Duration) (all []kv.Tracker) {
+	newest := make(map[string]uint64, len(s.trackers))
 	for _, t := range s.trackers {
-		if now-t.since < leaseTTL+leaseMargin || t.ID == s.me {
+		newest[t.Addr] = max(newest[t.Addr], t.ID)
+	}
+	for _, t := range s.trackers {
+		if (now-t.since < leaseTTL+leaseMargin || t.ID == s.me) && newest[t.Addr] == t.ID {
 			all = append(all, t.Tracker)
 		}
 	}

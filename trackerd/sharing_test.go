@@ -129,7 +129,7 @@ func TestLiving(t *testing.T) {
 	s := newSharing(1)
 	for at := time.Duration(0); at < 10*time.Second; at += 500 * time.Millisecond {
 		beats := uint64(at / time.Second)
-		s.observe(at+1, []kv.Tracker{{ID: 1}, {ID: 2, Beats: beats}, {ID: 3}}, nil)
+		s.observe(at+1, []kv.Tracker{{ID: 1, Addr: "a"}, {ID: 2, Addr: "b", Beats: beats}, {ID: 3, Addr: "c"}}, nil)
 		want := 3
 		if at >= leaseTTL+leaseMargin {
 			want = 2
@@ -137,5 +137,28 @@ func TestLiving(t *testing.T) {
 		if got := s.living(at + 1); len(got) != want || got[1].ID != 2 {
 			t.Fatalf("at %v: %+v", at, got)
 		}
+	}
+}
+
+// A tracker that was started again at its address is not taken for two, and a volume
+// that was given back to one that does not come is not left alone for long.
+func TestDeadHeirs(t *testing.T) {
+	s := newSharing(1)
+	given := kv.Lease{Vol: 1, Epoch: 3, TTL: leaseTTL, Released: true}
+	for at := time.Duration(1); at < 3*time.Second; at += 100 * time.Millisecond {
+		s.observe(at, []kv.Tracker{{ID: 1, Addr: "a"}, {ID: 2, Addr: "b"}, {ID: 7, Addr: "b", Beats: uint64(at)}}, []kv.Lease{given})
+		if got := s.living(at); len(got) != 2 || got[1].ID != 7 {
+			t.Fatalf("living: %+v", got)
+		}
+		if _, free := s.free(1, at); !free {
+			t.Error("a volume that was given back is not free")
+		}
+		if got := s.abandoned(1, at); got != (at-1 > patienceWithHeir) {
+			t.Errorf("after %v: abandoned %v", at, got)
+		}
+	}
+	s.observe(time.Hour, nil, []kv.Lease{{Vol: 1, Epoch: 4, TTL: leaseTTL}})
+	if s.abandoned(1, 2*time.Hour) {
+		t.Error("a volume that is owned is abandoned")
 	}
 }

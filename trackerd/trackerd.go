@@ -292,6 +292,7 @@ func (t *tracker) ownAll(ctx context.Context, ids []tnv.VolumeID) error {
 		})
 	}
 	wg.Wait()
+	t.shareCache()
 	return errors.Join(all...)
 }
 
@@ -335,15 +336,12 @@ func (t *tracker) open(ctx context.Context, h *holding) (err error) {
 	}
 	name := t.directory.name(h.lease.Vol)
 	h.volume, err = meta.OpenVolume(ctx, t.engine, h.lease, name, meta.Config{Cluster: t.members,
-		CacheBytes: t.cacheShare(1), Log: t.log.WithField("volume", name)})
+		CacheBytes: t.cacheShare(t.held.count() + 1), Log: t.log.WithField("volume", name)})
 	if err != nil {
 		return err
 	}
 	if set, there := t.directory.get().Settings[h.lease.Vol]; there {
 		h.volume.SetSettings(set)
-	}
-	for _, v := range t.held.volumes() {
-		v.SetCache(t.cacheShare(1))
 	}
 	t.watch(h, "volume "+name)
 	return nil
@@ -352,9 +350,17 @@ func (t *tracker) open(ctx context.Context, h *holding) (err error) {
 // minCache is what a volume's records may take in memory at least, in bytes.
 const minCache = 1 << 20
 
-// cacheShare is what a volume's records may take where so many more are owned.
-func (t *tracker) cacheShare(more int) int64 {
-	return max(t.cfg.Memory/4/int64(len(t.held.volumes())+more), minCache)
+// cacheShare is what the records of one of so many volumes may take.
+func (t *tracker) cacheShare(volumes int) int64 {
+	return max(t.cfg.Memory/4/int64(max(volumes, 1)), minCache)
+}
+
+// shareCache divides the memory for records among the volumes that are owned.
+func (t *tracker) shareCache() {
+	all := t.held.volumes()
+	for _, v := range all {
+		v.SetCache(t.cacheShare(len(all)))
+	}
 }
 
 // watch sees to a volume that fails: another tracker may take it, or this one
@@ -390,7 +396,7 @@ func (t *tracker) closeVolumes() {
 			continue
 		}
 		if t.contender != nil {
-			t.contender.giveBack(context.Background(), h)
+			t.contender.giveBack(h)
 			continue
 		}
 		h.close()

@@ -128,7 +128,7 @@ func TestVolumePurged(t *testing.T) {
 }
 
 // Many volumes in one tracker: what an idle one costs is bounded.
-func TestManyVolumes(t *testing.T) {
+func TestManyVolumesCreated(t *testing.T) {
 	r := run(t, Config{Dir: t.TempDir(), Key: protocol.NewKey()})
 	tool := r.dial(protocol.RoleTool)
 	heap := func() int64 {

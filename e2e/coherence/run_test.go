@@ -19,11 +19,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tnvfs/tnv/e2e"
+	"github.com/tnvfs/tnv/kv/pgtest"
 )
 
 var (
 	seed    = flag.Uint64("seed", 0, "seed of the operations; 0: by the clock")
 	maxOps  = flag.Int("ops", 0, "operations of the long run; 0: it is short")
+	onMany  = flag.Int("trackers", 1, "trackers; several share a PostgreSQL server, and their owner is killed, frozen and stopped")
 	keepDir = flag.String("histories", "", "directory of the histories that fail; empty: the temporary one")
 )
 
@@ -47,6 +49,7 @@ type process struct {
 type bench struct {
 	t      *testing.T
 	c      *e2e.Cluster
+	pg     *pgtest.Server // nil: one tracker on its own
 	mounts []*e2e.Mount
 	links  []*e2e.Link // of all mounts but the first
 	procs  []*process
@@ -62,7 +65,12 @@ func start(t *testing.T, limit time.Duration, env ...string) *bench {
 	}
 	t.Logf("seed %d", b.seed)
 	b.rnd = rand.New(rand.NewPCG(b.seed, 0))
-	b.c = e2e.Start(t, e2e.Options{NoMount: true, Limit: limit})
+	o := e2e.Options{NoMount: true, Limit: limit}
+	if *onMany > 1 {
+		b.pg = pgtest.Start(t)
+		o.Trackers, o.Meta = *onMany, b.pg.NewDatabase()
+	}
+	b.c = e2e.Start(t, o)
 	for i := range mounts {
 		addr := ""
 		if i > 0 {
@@ -202,6 +210,10 @@ func (b *bench) trouble(stop <-chan struct{}, long bool) {
 			return
 		case <-time.After(between(500, 3000)):
 		}
+		if b.pg != nil && b.rnd.IntN(3) == 0 {
+			b.failover(between)
+			continue
+		}
 		i := b.rnd.IntN(len(b.links))
 		kind := b.rnd.IntN(6)
 		if long && b.rnd.IntN(12) == 0 {
@@ -223,6 +235,27 @@ func (b *bench) trouble(stop <-chan struct{}, long bool) {
 			time.Sleep(between(0, 2000))
 			b.c.Restart()
 		}
+	}
+}
+
+// failover takes the volume from its owner, or the database from all.
+func (b *bench) failover(between func(low, high int) time.Duration) {
+	owner := b.c.Owner("media")
+	switch b.rnd.IntN(5) {
+	case 0:
+		b.c.Kill(owner, syscall.SIGKILL)
+		time.Sleep(between(0, 5000))
+		b.c.Restart()
+	case 1:
+		b.c.Kill(owner, syscall.SIGTERM)
+		time.Sleep(between(300, 2000))
+		b.c.Restart()
+	case 2, 3:
+		b.c.Kill(owner, syscall.SIGSTOP)
+		time.Sleep(between(3000, 7000))
+		b.c.Kill(owner, syscall.SIGCONT)
+	case 4:
+		b.pg.Restart()
 	}
 }
 

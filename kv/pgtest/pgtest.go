@@ -54,6 +54,9 @@ func Start(t testing.TB, settings ...string) *Server {
 	s.Dir = dir
 	t.Cleanup(func() {
 		s.Kill()
+		if t.Failed() {
+			t.Logf("the end of the log of PostgreSQL:\n%s", s.Log())
+		}
 		os.RemoveAll(dir)
 	})
 	s.becomePostgres()
@@ -62,7 +65,7 @@ func Start(t testing.TB, settings ...string) *Server {
 	}
 	// What a kill of the server loses does not depend on fsync: the machine lives on.
 	conf := append([]string{"listen_addresses = ''", "unix_socket_directories = '" + dir + "'", "fsync = off", "full_page_writes = off",
-		"max_connections = 200", "shared_buffers = 32MB", "autovacuum_naptime = 5s"}, settings...)
+		"max_connections = 200", "shared_buffers = 32MB", "autovacuum_naptime = 5s", "log_line_prefix = '%m [%p] '"}, settings...)
 	f, err := os.OpenFile(filepath.Join(s.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err == nil {
 		_, err = f.WriteString(strings.Join(conf, "\n") + "\n")
@@ -193,10 +196,12 @@ func (s *Server) DSN(database string) string {
 func (s *Server) NewDatabase() string {
 	s.t.Helper()
 	s.dbs++
-	name := fmt.Sprintf("test%d", s.dbs)
-	s.Exec("postgres", "CREATE DATABASE "+name)
-	return s.DSN(name)
+	s.Exec("postgres", "CREATE DATABASE "+s.Last())
+	return s.DSN(s.Last())
 }
+
+// Last is the name of the database that NewDatabase made last.
+func (s *Server) Last() string { return fmt.Sprintf("test%d", s.dbs) }
 
 // Exec runs a statement as the server's superuser.
 func (s *Server) Exec(database, statement string) {

@@ -131,8 +131,22 @@ func under(t *testing.T, e *postgres.Engine, disturb func()) {
 	}
 }
 
-func TestServerKilled(t *testing.T) {
+// What can happen to server and connections, each in a database of its own.
+func TestFaults(t *testing.T) {
 	s := pgtest.Start(t)
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, *pgtest.Server)
+	}{
+		{"ServerKilled", testServerKilled}, {"ServerRestarted", testServerRestarted}, {"SessionsTerminated", testSessionsTerminated},
+		{"ServerFrozen", testServerFrozen}, {"AnswerLost", testAnswerLost}, {"AnswerLostThenFenced", testAnswerLostThenFenced},
+		{"Schema", testSchema}, {"BadAddress", testBadAddress}, {"Behind", testBehind},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, s) })
+	}
+}
+
+func testServerKilled(t *testing.T, s *pgtest.Server) {
 	e := open(t, s.NewDatabase(), quick())
 	under(t, e, func() {
 		for range 5 {
@@ -144,8 +158,7 @@ func TestServerKilled(t *testing.T) {
 	})
 }
 
-func TestServerRestarted(t *testing.T) {
-	s := pgtest.Start(t)
+func testServerRestarted(t *testing.T, s *pgtest.Server) {
 	e := open(t, s.NewDatabase(), quick())
 	under(t, e, func() {
 		for range 3 {
@@ -156,8 +169,7 @@ func TestServerRestarted(t *testing.T) {
 	})
 }
 
-func TestSessionsTerminated(t *testing.T) {
-	s := pgtest.Start(t)
+func testSessionsTerminated(t *testing.T, s *pgtest.Server) {
 	e := open(t, s.NewDatabase(), quick())
 	under(t, e, func() {
 		for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond) {
@@ -168,8 +180,7 @@ func TestSessionsTerminated(t *testing.T) {
 
 // A server that stops answering, as behind a dead network, holds nobody forever,
 // and what it was asked before is executed once.
-func TestServerFrozen(t *testing.T) {
-	s := pgtest.Start(t)
+func testServerFrozen(t *testing.T, s *pgtest.Server) {
 	opt := quick()
 	opt.IOTimeout = 200 * time.Millisecond
 	e := open(t, s.NewDatabase(), opt)
@@ -246,8 +257,7 @@ func (p *proxy) dsn(s *pgtest.Server, dsn string) string {
 
 func urlOf(path string) string { return strings.ReplaceAll(path, "/", "%2F") }
 
-func TestAnswerLost(t *testing.T) {
-	s := pgtest.Start(t)
+func testAnswerLost(t *testing.T, s *pgtest.Server) {
 	p := newProxy(t, s)
 	e := open(t, p.dsn(s, s.NewDatabase()), quick())
 	w := newWriter(t, e, 1)
@@ -286,8 +296,7 @@ func TestAnswerLost(t *testing.T) {
 
 // Where the answer is lost and the volume has another owner when the server is
 // asked again, the outcome stays open, and the error does not say that nothing was changed.
-func TestAnswerLostThenFenced(t *testing.T) {
-	s := pgtest.Start(t)
+func testAnswerLostThenFenced(t *testing.T, s *pgtest.Server) {
 	p := newProxy(t, s)
 	dsn, opt := s.NewDatabase(), quick()
 	e, other := open(t, p.dsn(s, dsn), opt), open(t, dsn, opt)
@@ -318,8 +327,7 @@ func TestAnswerLostThenFenced(t *testing.T) {
 	}
 }
 
-func TestSchema(t *testing.T) {
-	s := pgtest.Start(t)
+func testSchema(t *testing.T, s *pgtest.Server) {
 	dsn := s.NewDatabase()
 	opt := quick()
 	opt.Cluster = "mine"
@@ -340,14 +348,13 @@ func TestSchema(t *testing.T) {
 	if _, err := postgres.Open(ctx, dsn, other); tnv.KindOf(err) != tnv.KindWrongCluster {
 		t.Errorf("another cluster's key: %v", err)
 	}
-	s.Exec("test1", "UPDATE "+opt.Schema+".format SET version = 1000")
+	s.Exec(s.Last(), "UPDATE "+opt.Schema+".format SET version = 1000")
 	if _, err := postgres.Open(ctx, dsn, opt); tnv.KindOf(err) != tnv.KindVersion {
 		t.Errorf("a newer schema: %v", err)
 	}
 }
 
-func TestBadAddress(t *testing.T) {
-	s := pgtest.Start(t)
+func testBadAddress(t *testing.T, s *pgtest.Server) {
 	began := time.Now()
 	for _, c := range []struct {
 		dsn  string
@@ -368,5 +375,21 @@ func TestBadAddress(t *testing.T) {
 	opt.Patience = 300 * time.Millisecond
 	if _, err := postgres.Open(ctx, "postgres:///x?host="+t.TempDir(), opt); tnv.KindOf(err) != tnv.KindUnavailable {
 		t.Errorf("no server: %v", err)
+	}
+}
+
+// A server that fell over to a standby which lacks the last commits: the owner is
+// told that what it had acknowledged is gone.
+func testBehind(t *testing.T, s *pgtest.Server) {
+	opt := quick()
+	e := open(t, s.NewDatabase(), opt)
+	w := newWriter(t, e, 1)
+	for range 5 {
+		must(t, w.write())
+	}
+	s.Exec(s.Last(), "UPDATE "+opt.Schema+".volume SET seq = seq - 2 WHERE vol = 1")
+	var se *kv.SeqError
+	if err := w.write(); !errors.As(err, &se) || se.Stored != w.seq-2 || se.Got != w.seq+1 {
+		t.Errorf("error is %v", err)
 	}
 }

@@ -28,8 +28,8 @@ func defaultMount() string {
 
 func (a *app) upCommand() *cobra.Command {
 	var detach bool
-	var logLevel, dir, mount, http string
-	var groups, replicas, adminPort int
+	var logLevel, dir, mount, http, meta string
+	var groups, replicas, trackers, adminPort int
 	cmd := &cobra.Command{
 		Use:   "up [-d] [--dir DIR] [--mount MOUNTPOINT] [--http ADDR]",
 		Short: "Bring a cluster up on this machine, and mount it",
@@ -44,7 +44,8 @@ Addresses and the mountpoint stay as they were unless a flag names others. An ad
 a flag names must be free; for the rest a free one is taken.`,
 		Example: `  tnv up -d --dir ~/tnv --mount ~/media --http 127.0.0.1:8080
   tnv up --groups 2 --replicas 3          # six storage daemons, until Ctrl-C
-  tnv up -d --mount ''                    # no mount: HTTP and the tnv commands only`,
+  tnv up -d --mount ''                    # no mount: HTTP and the tnv commands only
+  tnv up --trackers 3 --meta postgres://tnv@localhost/tnv    # trackers that stand in for each other`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := newLog(a, logLevel, "text")
@@ -60,6 +61,8 @@ a flag names must be free; for the rest a free one is taken.`,
 			cfg.HTTP = given(changed("http"), &http)
 			cfg.Groups = given(changed("groups"), &groups)
 			cfg.Replicas = given(changed("replicas"), &replicas)
+			cfg.Trackers = given(changed("trackers"), &trackers)
+			cfg.Meta = given(changed("meta"), &meta)
 			cfg.AdminPort = given(changed("admin-port"), &adminPort)
 			if cfg.Mount == nil && !cluster.Exists(dir) {
 				cfg.Mount = &mount
@@ -74,6 +77,8 @@ a flag names must be free; for the rest a free one is taken.`,
 	f.StringVar(&http, "http", cluster.DefaultHTTP, "`ADDR` of the HTTP daemon; port 0: any free one; empty: no HTTP daemon")
 	f.IntVar(&groups, "groups", 1, "groups of storage daemons")
 	f.IntVar(&replicas, "replicas", 2, "storage daemons in each group, which hold the same data")
+	f.IntVar(&trackers, "trackers", 1, "trackers; more than one need --meta")
+	f.StringVar(&meta, "meta", "", "keep the metadata in the database at this `URL`, postgres://…; empty: in the tracker's directory")
 	f.IntVar(&adminPort, "admin-port", 0, "first of the consecutive `PORT`s at which the daemons serve /metrics, /healthz and /debug/pprof; 0: none")
 	f.StringVar(&logLevel, "log-level", "info", "error, warn, info or debug")
 	cmd.MarkFlagDirname("dir")
