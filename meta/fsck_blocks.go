@@ -8,13 +8,12 @@ import (
 )
 
 // Unrecorded gives those of the blocks, each with a chunk that named it, which
-// the chunk names still, and which a store is not recorded to lack. So a store
-// that is seen to lack one of them afterwards, when it is named then, too, has
-// lost it: a record goes only when the store has the block on disk.
-func (v *Volume) Unrecorded(ctx context.Context, n tnv.NodeID, blocks []protocol.BlockHome) ([]protocol.BlockHome, error) {
-	var out []protocol.BlockHome
-	err := v.read(ctx, func(tx *Tx) error {
-		out = out[:0]
+// the chunk names still; and those of them which a store is not recorded to lack.
+// So a store that is seen to lack one of these afterwards, when it is named then,
+// too, has lost it: a record goes only when the store has the block on disk.
+func (v *Volume) Unrecorded(ctx context.Context, n tnv.NodeID, blocks []protocol.BlockHome) (named, unrecorded []protocol.BlockHome, err error) {
+	err = v.read(ctx, func(tx *Tx) error {
+		named, unrecorded = named[:0], unrecorded[:0]
 		for _, b := range blocks {
 			tx.want(chunkKey(b.Home.Ino, b.Home.Chunk), lackingKey(n, b.Block))
 		}
@@ -26,14 +25,20 @@ func (v *Volume) Unrecorded(ctx context.Context, n tnv.NodeID, blocks []protocol
 			if err != nil {
 				return err
 			}
-			if l, err := tx.get(lackingKey(n, b.Block)); err != nil || l != nil || !there {
-				continue
+			l, err := tx.get(lackingKey(n, b.Block))
+			if err != nil {
+				return err
 			}
-			out = append(out, b)
+			if there {
+				named = append(named, b)
+			}
+			if there && l == nil {
+				unrecorded = append(unrecorded, b)
+			}
 		}
 		return nil
 	})
-	return out, err
+	return named, unrecorded, err
 }
 
 // Paths finds the paths of inodes, as far as they have one: for people.

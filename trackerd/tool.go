@@ -14,6 +14,8 @@ func (t *tracker) toolRequest(ctx context.Context, p *protocol.Peer, f *protocol
 	switch f.Type {
 	case protocol.TypeCollect:
 		answer = func() ([]any, error) { return reply(ctx, f, t.collect) }
+	case protocol.TypeFsck:
+		answer = func() ([]any, error) { return reply(ctx, f, t.fsck) }
 	default:
 		return nil, false, nil
 	}

@@ -110,6 +110,9 @@ type tracker struct {
 	barrier  barrier
 
 	collecting sync.Mutex // one comparison of stores with metadata at a time
+	fscks      fscks
+	life       context.Context // of what runs in the background
+	background sync.WaitGroup
 }
 
 // Run runs a tracker until ctx ends, then stops it cleanly. It returns earlier,
@@ -256,6 +259,7 @@ func (t *tracker) closeVolumes() {
 func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net.Listener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	t.life = ctx
 	srv := &protocol.Server{Endpoint: endpoint, Log: t.log, Handle: t.handle, Closed: t.members.disconnected, Inline: meta.IsQuery, MaxOutstanding: 512}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
@@ -286,6 +290,7 @@ func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net
 	srv.Close()
 	<-served
 	<-swept
+	t.background.Wait()
 	watching.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err

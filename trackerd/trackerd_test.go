@@ -161,7 +161,7 @@ func (s *store) handle(_ context.Context, _ *protocol.Peer, f *protocol.Frame) (
 	switch f.Type {
 	case protocol.TypeSync:
 		s.orders = append(s.orders, "sync")
-		return []any{&protocol.SyncReply{Node: s.node.ID, Boot: s.node.Boot}}, nil
+		return []any{s.syncLocked(f)}, nil
 	case protocol.TypeDelete:
 		var rq protocol.Delete
 		if err := f.Decode(&rq); err != nil {
