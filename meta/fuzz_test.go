@@ -24,6 +24,7 @@ func samples() map[byte]encoder {
 		keyDeletion: mark{},
 		keyLacking:  &lacking{Home: tnv.Home{Ino: 1, Chunk: 2}, Bytes: 3},
 		keyOrphan:   &orphan{Group: 1, Home: tnv.Home{Ino: 2, Chunk: 3}, Bytes: 4, Since: 5},
+		keyMoved:    &movedBlock{Block: 5, Group: 6},
 		keyCollect:  &collection{Restored: true, Ahead: 7, Approved: 8},
 		keyUsage:    &usage{Files: 1, Bytes: 2},
 		keyCounter:  &counter{Next: 9},

@@ -25,6 +25,7 @@ import (
 //	G node block             deletion that a store has not confirmed
 //	M node block             block that a store lacks
 //	o block                  block that nothing names, in quarantine
+//	m block                  where a block with references was copied to
 //	c                        what holds the collection of those back
 //	Q                        usage of the volume
 //	U name                   id counters: the first id that was never reserved
@@ -50,6 +51,7 @@ const (
 	keyLacking  = 'M'
 	keyOrphan   = 'o'
 	keyCollect  = 'c'
+	keyMoved    = 'm'
 	keyUsage    = 'Q'
 	keyCounter  = 'U'
 	keyVolume   = 'V'
@@ -91,6 +93,7 @@ func grantKey(b tnv.BlockID) string                  { return key1(keyGrant, uin
 func deletionKey(n tnv.NodeID, b tnv.BlockID) string { return key2(keyDeletion, uint64(n), uint64(b)) }
 func lackingKey(n tnv.NodeID, b tnv.BlockID) string  { return key2(keyLacking, uint64(n), uint64(b)) }
 func orphanKey(b tnv.BlockID) string                 { return key1(keyOrphan, uint64(b)) }
+func movedKey(b tnv.BlockID) string                  { return key1(keyMoved, uint64(b)) }
 func collectionKey() string                          { return string([]byte{keyCollect}) }
 func usageKey() string                               { return string([]byte{keyUsage}) }
 func counterKey(name string) string                  { return string([]byte{keyCounter}) + name }

@@ -417,6 +417,7 @@ var decoders = map[byte]func([]byte) (any, error){
 	keyLacking:  decodeLacking,
 	keyOrphan:   decodeOrphan,
 	keyCollect:  unpack[collection],
+	keyMoved:    decodeMoved,
 	keyUsage:    decodeUsage,
 	keyCounter:  decodeCounter,
 	keyVolume:   unpack[volume],
