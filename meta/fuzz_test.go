@@ -30,6 +30,8 @@ func samples() map[byte]encoder {
 		keyCounter:  &counter{Next: 9},
 		keyVolume:   &volume{ID: 2, Name: "media"},
 		keyGroup:    &group{ID: 3, Name: "g1"},
+		keyDrain:    &Drain{Group: 3, Rate: 4, Closed: true},
+		keyRetired:  mark{},
 		keyNode:     &node{ID: 4, Group: 3, Boot: 2, Host: "h", Addr: "a"},
 	}
 }

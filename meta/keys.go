@@ -35,6 +35,8 @@ import (
 //	V name                   volume
 //	g group                  group
 //	N node                   storage daemon
+//	d group                  that is being emptied
+//	r node                   storage daemon that was taken out
 const (
 	keyInode    = 'I'
 	keyDentry   = 'D'
@@ -57,6 +59,8 @@ const (
 	keyVolume   = 'V'
 	keyGroup    = 'g'
 	keyNode     = 'N'
+	keyDrain    = 'd'
+	keyRetired  = 'r'
 )
 
 func key1(class byte, a uint64) string {
@@ -99,6 +103,8 @@ func usageKey() string                               { return string([]byte{keyU
 func counterKey(name string) string                  { return string([]byte{keyCounter}) + name }
 func volumeKey(name string) string                   { return string([]byte{keyVolume}) + name }
 func groupKey(g tnv.GroupID) string                  { return key1(keyGroup, uint64(g)) }
+func drainKey(g tnv.GroupID) string                  { return key1(keyDrain, uint64(g)) }
+func retiredKey(n tnv.NodeID) string                 { return key1(keyRetired, uint64(n)) }
 func nodeKey(n tnv.NodeID) string                    { return key1(keyNode, uint64(n)) }
 
 // chunkBaseKey and chunkDeltaKey are what a chunk record is stored under.

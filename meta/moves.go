@@ -430,3 +430,14 @@ func (v *Volume) deleteAll(ctx context.Context, prefix string, gone func(key str
 		}
 	}
 }
+
+// Abandon deletes a new block that was made in vain, or in part.
+func (v *Volume) Abandon(ctx context.Context, b tnv.BlockID, group tnv.GroupID) error {
+	return v.mutate(ctx, func(tx *Tx) error {
+		if err := tx.useID(&call{v: v}, b); err != nil {
+			return err
+		}
+		tx.freeBlocks([]tnv.Extent{{Block: b, Group: group}})
+		return nil
+	})
+}

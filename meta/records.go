@@ -423,4 +423,6 @@ var decoders = map[byte]func([]byte) (any, error){
 	keyVolume:   unpack[volume],
 	keyGroup:    unpack[group],
 	keyNode:     unpack[node],
+	keyDrain:    unpack[Drain],
+	keyRetired:  decodeMark,
 }

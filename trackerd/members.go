@@ -37,7 +37,9 @@ type members struct {
 	version uint64
 	groups  []tnv.Group // ids and names; Nodes is not used
 	nodes   map[tnv.NodeID]*member
-	usageAt time.Time // of the last map made for used space alone
+	usageAt time.Time            // of the last map made for used space alone
+	leaving map[tnv.GroupID]bool // groups that are being emptied; true: closed, see Closed
+	closed  atomic.Pointer[map[tnv.GroupID]bool]
 }
 
 type member struct {
@@ -72,7 +74,7 @@ func (m *members) publishLocked() {
 	for _, g := range m.groups {
 		for _, n := range m.nodes {
 			if n.node.Group == g.ID {
-				g.Nodes = append(g.Nodes, n.node)
+				g.Nodes = append(g.Nodes, m.shownLocked(n.node))
 			}
 		}
 		slices.SortFunc(g.Nodes, func(a, b tnv.Node) int {
@@ -194,7 +196,10 @@ func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protoc
 			st.BehindBytes += ns.BehindBytes
 			st.Nodes = append(st.Nodes, ns)
 		}
+		_, leaves := m.leaving[g.ID]
 		switch {
+		case leaves:
+			st.State = "draining"
 		case alive == 0:
 			st.State = "down"
 		case alive < len(g.Nodes) || st.BehindBlocks > 0:

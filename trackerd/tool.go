@@ -16,6 +16,14 @@ func (t *tracker) toolRequest(ctx context.Context, p *protocol.Peer, f *protocol
 		answer = func() ([]any, error) { return reply(ctx, f, t.collect) }
 	case protocol.TypeFsck:
 		answer = func() ([]any, error) { return reply(ctx, f, t.fsck) }
+	case protocol.TypeGroupDrain:
+		answer = func() ([]any, error) { return reply(ctx, f, t.drain) }
+	case protocol.TypeMoves:
+		answer = func() ([]any, error) { return reply(ctx, f, t.moves) }
+	case protocol.TypeNodeRemove:
+		answer = func() ([]any, error) { return reply(ctx, f, t.removeNode) }
+	case protocol.TypeBalance:
+		answer = func() ([]any, error) { return reply(ctx, f, t.balance) }
 	default:
 		return nil, false, nil
 	}

@@ -111,6 +111,7 @@ type tracker struct {
 
 	collecting sync.Mutex // one comparison of stores with metadata at a time
 	fscks      fscks
+	jobs       jobs
 	life       context.Context // of what runs in the background
 	background sync.WaitGroup
 }
@@ -260,6 +261,9 @@ func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	t.life = ctx
+	if err := t.resumeDrains(ctx); err != nil {
+		return err
+	}
 	srv := &protocol.Server{Endpoint: endpoint, Log: t.log, Handle: t.handle, Closed: t.members.disconnected, Inline: meta.IsQuery, MaxOutstanding: 512}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()

@@ -151,7 +151,7 @@ this user brought up.`,
 		}
 	}
 	add("cluster", a.upCommand(), a.downCommand(), a.statusCommand(), a.keyCommand())
-	add("cluster", a.fsckCommand(), a.collectCommand())
+	add("cluster", a.groupCommand(), a.nodeCommand(), a.balanceCommand(), a.fsckCommand(), a.collectCommand())
 	add("files", a.lsCommand(), a.statCommand(), a.catCommand(), a.putCommand(), a.getCommand(),
 		a.rmCommand(), a.mkdirCommand(), a.mvCommand())
 	add("daemon", a.trackerdCommand(), a.storedCommand(), a.httpdCommand(), a.mountCommand(asHelper))
