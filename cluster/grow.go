@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/protocol"
 )
 
 // AddGroup starts one more group of storage daemons in the cluster in dir, which
@@ -75,3 +76,30 @@ func stateIn(dir string) (Layout, *state, error) {
 	}
 	return l, st, err
 }
+
+// noteLeft finds groups that the tracker does not know any more: they were
+// emptied and have left the cluster. Starting their daemons would be in vain.
+func (c *Cluster) noteLeft(ctx context.Context) error {
+	var st protocol.Status
+	if err := Ask(ctx, c.Trackers, c.key, aliveLimit, protocol.TypeStatus, &st, &protocol.StatusRequest{}); err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, g := range st.Groups {
+		known[g.Name] = true
+	}
+	c.left = map[string]bool{}
+	for _, d := range c.st.Daemons {
+		if d.Group == "" || known[d.Group] || c.left[d.Group] {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(c.data(d.Name), announcedFile)); err == nil {
+			c.left[d.Group] = true
+			c.log.WithField("group", d.Group).Warn("a group has left the cluster: its storage daemons are not started (`tnv group drain --dir DIR --wait` has them forgotten)")
+		}
+	}
+	return nil
+}
+
+// announcedFile marks the directory of a storage daemon that a tracker has taken in: see package stored.
+const announcedFile = "announced"

@@ -43,7 +43,7 @@ deleted before you have said --approve: look first whether the metadata is the r
 			if err != nil {
 				return err
 			}
-			rq.Volume = loc.volume
+			rq.Volume = loc.named()
 			var st protocol.Collection
 			if err := cluster.Ask(cmd.Context(), at.Trackers, at.Key, collectLimit, protocol.TypeCollect, &st, &rq); err != nil {
 				return err

@@ -60,7 +60,7 @@ Exit code 0: nothing is wrong, or all of it was repaired; 1: something is.`,
 			if err != nil {
 				return err
 			}
-			rep, err := runFsck(cmd.Context(), at, loc.volume, repair)
+			rep, err := runFsck(cmd.Context(), at, loc.named(), repair)
 			if err != nil {
 				return err
 			}

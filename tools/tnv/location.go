@@ -55,3 +55,11 @@ func (a *app) forget(dir string, log *logrus.Entry) {
 		log.WithError(err).Debug("the cluster could not be taken from the user's list")
 	}
 }
+
+// named is the volume that is meant, found by find.
+func (l *location) named() string {
+	if l.volume == "" {
+		return "media"
+	}
+	return l.volume
+}
