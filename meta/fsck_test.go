@@ -80,11 +80,11 @@ func (h *harness) plantChunk(ino tnv.Ino, index uint64, change func(l []tnv.Exte
 	})
 }
 
-// Damage of every kind that records can have is found, as what it is, and
-// repaired; a volume that is well has none, in however many parts it is looked at.
-func TestFsckRecords(t *testing.T) {
-	type planter func(h *harness, dir, file, clone tnv.Ino)
-	for kind, plant := range map[protocol.DamageKind]planter{
+type planter func(h *harness, dir, file, clone tnv.Ino)
+
+// planters plant damage of every kind that records can have.
+func planters() map[protocol.DamageKind]planter {
+	return map[protocol.DamageKind]planter{
 		protocol.DamageDangling: func(h *harness, dir, _, _ tnv.Ino) {
 			h.plant(func(tx *Tx) error {
 				tx.set(dentryKey(dir, "ghost"), &dentry{Ino: 900, Type: tnv.TypeRegular})
@@ -183,7 +183,13 @@ func TestFsckRecords(t *testing.T) {
 				return l
 			})
 		},
-	} {
+	}
+}
+
+// Damage of every kind that records can have is found, as what it is, and
+// repaired; a volume that is well has none, in however many parts it is looked at.
+func TestFsckRecords(t *testing.T) {
+	for kind, plant := range planters() {
 		t.Run(kind.String(), func(t *testing.T) {
 			h, dir, file, clone := healthy(t)
 			for _, of := range []uint32{1, 3} {
