@@ -5,6 +5,7 @@
 # make race    the tests of all packages with the race detector
 # make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=)
 # make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
+# make drain     a group with 5 GB is emptied under load, the tracker killed three times   (DRAINMB=)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
@@ -34,7 +35,7 @@ RACETIME ?= 40m
 OPS  ?= 1000000
 SEED ?= 0
 
-.PHONY: build up down test race coherence programs lint bench install clean
+.PHONY: build up down test race coherence programs drain lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -59,6 +60,10 @@ race:
 
 coherence: build
 	go test -count=1 -timeout 24h -v -run 'TestCoherence$$' ./e2e/coherence -ops=$(OPS) -seed=$(SEED) -histories='$(CURDIR)'
+
+DRAINMB ?= 5120
+drain: build
+	go test -count=1 -timeout 2h -v -run 'TestDrain$$' ./e2e -drain-mb=$(DRAINMB)
 
 programs: build
 	@bash .ci/deps programs
