@@ -45,9 +45,10 @@ func (a *app) groupListCommand() *cobra.Command {
 	var loc location
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List groups, and what is moved between them",
-		Args:  args(cobra.NoArgs),
+		Use:     "list",
+		Short:   "List groups, and what is moved between them",
+		Example: "  tnv group list --json | jq '.moves'",
+		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			at, err := loc.find()
 			if err != nil {
@@ -113,7 +114,8 @@ func (a *app) groupAddCommand() *cobra.Command {
 		Long: `Start one more group of storage daemons in a cluster that tnv up made on this machine, while it
 runs. In a cluster over several machines a group is added by the first storage daemon that names
 it: stored --group NAME. So is a member to a group.`,
-		Args: args(cobra.NoArgs),
+		Example: "  tnv group add --dir ~/tnv",
+		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if dir == "" {
 				return usage("--dir is missing: name the cluster's directory; elsewhere start `stored --group NAME`")

@@ -28,9 +28,10 @@ with the same directory: it tells the trackers.`,
 func (a *app) nodeListCommand() *cobra.Command {
 	var loc location
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List storage daemons",
-		Args:  args(cobra.NoArgs),
+		Use:     "list",
+		Short:   "List storage daemons",
+		Example: "  tnv node list",
+		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			at, err := loc.find()
 			if err != nil {
@@ -62,7 +63,8 @@ func (a *app) nodeRemoveCommand() *cobra.Command {
 		Short: "Take a storage daemon out of its group, for good",
 		Long: `Take a storage daemon out of its group, dead or alive, for good. It is refused while the other
 members that live do not hold every block of the group.`,
-		Args: args(cobra.ExactArgs(1)),
+		Example: "  tnv node remove 0550a19ed533ffd2",
+		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			id, err := tnv.ParseNodeID(names[0])
 			if err != nil {
@@ -88,7 +90,8 @@ func (a *app) balanceCommand() *cobra.Command {
 		Short: "Move blocks from full groups to empty ones",
 		Long: `Move blocks from the fullest group to the emptiest, in the background, until the shares of their
 space that are in use are alike. tnv group list shows how far it is.`,
-		Args: args(cobra.NoArgs),
+		Example: "  tnv balance --rate 100M",
+		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			at, err := loc.find()
 			if err != nil {
