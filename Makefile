@@ -7,6 +7,7 @@
 # make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
 # make house   a volume of 1,000,000 files moves from engine to engine: time, size, memory   (HOUSE=)
 # make failover   three trackers on PostgreSQL, killed, frozen and stopped under load  (ROUNDS=100, SEED=)
+# make drain     a group with 5 GB is emptied under load, the tracker killed three times   (DRAINMB=)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
@@ -43,7 +44,7 @@ HOUSE ?= 1000000
 # Of the long test of failovers.
 ROUNDS ?= 100
 
-.PHONY: build up down test race coherence programs house failover lint bench install clean
+.PHONY: build up down test race coherence programs house failover drain lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -68,6 +69,10 @@ race:
 
 coherence: build
 	go test -count=1 -timeout 24h -v -run 'TestCoherence$$' ./e2e/coherence -ops=$(OPS) -seed=$(SEED) -trackers=$(TRACKERS) -histories='$(CURDIR)'
+
+DRAINMB ?= 5120
+drain: build
+	go test -count=1 -timeout 2h -v -run 'TestDrain$$' ./e2e -drain-mb=$(DRAINMB)
 
 programs: build
 	@bash .ci/deps programs

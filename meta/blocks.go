@@ -81,6 +81,9 @@ func (v *Volume) Deletions(ctx context.Context, n tnv.NodeID, from tnv.BlockID, 
 	return ids, nil
 }
 
+// PendingAt is how many deletions a store has not confirmed.
+func (v *Volume) PendingAt(n tnv.NodeID) int64 { return v.deletionsOf(n) }
+
 func (v *Volume) deletionsOf(n tnv.NodeID) int64 {
 	v.smu.Lock()
 	defer v.smu.Unlock()

@@ -16,6 +16,8 @@ type Directory struct {
 	// Settings of those that may be opened.
 	Settings map[tnv.VolumeID]Settings
 	Groups   []tnv.Group // ids, names and members: ids, hosts, addresses and boot counters
+	Drains   []Drain     // groups that are being emptied
+	Retired  []tnv.NodeID
 }
 
 // Settings of a volume. A limit of 0 is none; MinReplicas 0: the default.
@@ -65,7 +67,14 @@ func ReadDirectory(ctx context.Context, engine kv.Engine, known tnv.BatchSeq) (*
 		g := val.(*group)
 		d.Groups = append(d.Groups, tnv.Group{ID: g.ID, Name: g.Name})
 	})
+	if err != nil {
+		return nil, err
+	}
 	addNodes(d.Groups, nodes)
+	if err := eachStored(ctx, engine, keyDrain, func(val any) { d.Drains = append(d.Drains, *val.(*Drain)) }); err != nil {
+		return nil, err
+	}
+	d.Retired, err = retired(ctx, engine)
 	return d, err
 }
 

@@ -25,8 +25,9 @@ type DumpStats struct {
 // is written: damage is found now, not when the dump is needed.
 //
 // Not carried: sessions, what they have locked, their slots and their unused block
-// ids, and what of the blocks is in quarantine. Files without a name that they held open are carried as such, and freed by
-// the next owner.
+// ids; what of the blocks is in quarantine, which the stores' lists show anew; and where a
+// group's emptying has copied shared blocks to, without which they are copied once more.
+// Files without a name that they held open are carried as such, and freed by the next owner.
 func Dump(ctx context.Context, engine kv.Engine, cluster, name string, w io.Writer) (DumpStats, error) {
 	const op = "dump"
 	var st DumpStats
@@ -119,14 +120,14 @@ func dumpInfo(ctx context.Context, engine kv.Engine, cluster, name string) (Dump
 // extents name their groups by the numbers of the new one.
 func carry(key, value []byte, groups map[tnv.GroupID]tnv.GroupID) (as []byte, carried bool, err error) {
 	switch key[0] {
-	case keySession, keySlot, keyLock, keyGrant, keyOrphan, keyCollect:
+	case keySession, keySlot, keyLock, keyGrant, keyOrphan, keyCollect, keyMoved:
 		return nil, false, nil
 	case keyChunk:
 		value, err = carryChunk(key, value, groups)
 		return value, true, err
 	}
 	decode := decoders[key[0]]
-	if decode == nil || key[0] == keyVolume || key[0] == keyGroup || key[0] == keyNode || len(key) < keyLengths[key[0]] {
+	if decode == nil || key[0] == keyVolume || key[0] == keyGroup || key[0] == keyNode || key[0] == keyDrain || key[0] == keyRetired || len(key) < keyLengths[key[0]] {
 		return nil, false, tnv.E("record", tnv.KindCorrupt, "a key that no volume has: %.40q", key)
 	}
 	if _, err := decode(value); err != nil {

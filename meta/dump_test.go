@@ -511,3 +511,15 @@ func FuzzDump(f *testing.F) {
 		}
 	})
 }
+
+// What the emptying of a group leaves is no part of a volume that moves house.
+func TestCarryOfMoves(t *testing.T) {
+	if _, carried, err := carry([]byte(movedKey(7)), (&movedBlock{8, 1}).encode(), sameGroup); carried || err != nil {
+		t.Errorf("where a block was copied to: carried %v, %v", carried, err)
+	}
+	for key, value := range map[string][]byte{drainKey(1): (&Drain{Group: 1}).encode(), retiredKey(1): (mark{}).encode()} {
+		if _, carried, err := carry([]byte(key), value, sameGroup); carried || tnv.KindOf(err) != tnv.KindCorrupt {
+			t.Errorf("%q of the cluster's own volume: carried %v, %v", key, carried, err)
+		}
+	}
+}

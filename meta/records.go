@@ -409,9 +409,12 @@ var decoders = map[byte]func([]byte) (any, error){
 	keyLacking:  decodeLacking,
 	keyOrphan:   decodeOrphan,
 	keyCollect:  unpack[collection],
+	keyMoved:    decodeMoved,
 	keyUsage:    decodeUsage,
 	keyCounter:  decodeCounter,
 	keyVolume:   decodeVolume,
 	keyGroup:    unpack[group],
 	keyNode:     unpack[node],
+	keyDrain:    unpack[Drain],
+	keyRetired:  decodeMark,
 }

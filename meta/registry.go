@@ -138,6 +138,9 @@ func (r *Registry) Admit(ctx context.Context, n tnv.Node, groupName string, same
 	}
 	var id tnv.GroupID
 	err = r.mutate(ctx, func(tx *Tx) error {
+		if err := refuseRetired(tx, n.ID); err != nil {
+			return err
+		}
 		was, err := getAs[node](tx, nodeKey(n.ID))
 		if err != nil {
 			return err

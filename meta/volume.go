@@ -192,7 +192,7 @@ func (v *Volume) load(ctx context.Context) error {
 	if err := v.makeRoot(ctx); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{v.loadSessions, v.loadGrants, v.loadLocks, v.loadUnlinked, v.loadCounts, v.endHalfEnded} {
+	for _, step := range []func(context.Context) error{v.loadSessions, v.loadGrants, v.loadLocks, v.loadUnlinked, v.loadCounts, v.endHalfEnded, v.endMoves} {
 		if err := step(ctx); err != nil {
 			return err
 		}

@@ -505,3 +505,45 @@ func FuzzPiece(f *testing.F) {
 		_ = records(func(tnv.VolumeID, kv.Write) error { return nil }).feed(p.raw)
 	})
 }
+
+// After Renew nothing that was shipped before is needed, nor held.
+func TestRenew(t *testing.T) {
+	w := newWorld(t, rand.New(rand.NewPCG(4, 1)))
+	w.write(2)
+	w.must(w.shipper.Settled(context.Background()))
+	before := w.groups.at().pieces
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	w.must(w.shipper.Renew(ctx))
+	after := w.groups.at()
+	for id, p := range before {
+		if _, there := after.pieces[id]; there || w.shipper.Needed(id, p.home) {
+			t.Errorf("piece %d is there yet", id)
+		}
+	}
+	if got := w.restored(after); got[2] != 1 {
+		t.Errorf("restored up to batch %d", got[2])
+	}
+	w.groups.set(100)
+	short, stop := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer stop()
+	if w.shipper.Renew(short) == nil {
+		t.Error("a copy is said to be renewed where no group takes it")
+	}
+}
+
+// A group that is being emptied gets no pieces, unless no other takes any.
+func TestTakers(t *testing.T) {
+	g := func(id tnv.GroupID, state tnv.NodeState) tnv.Group {
+		return tnv.Group{ID: id, Nodes: []tnv.Node{{ID: tnv.NodeID(id), Group: id, State: state}}}
+	}
+	m := &tnv.Map{Groups: []tnv.Group{g(1, tnv.NodeFull), g(2, tnv.NodeAlive)}}
+	s := &Stores{Map: func() *tnv.Map { return m }, Leaves: func(id tnv.GroupID) bool { return id == 1 }}
+	if l := s.takers(); len(l) != 1 || l[0][0].ID != 2 {
+		t.Errorf("takers: %v", l)
+	}
+	m = &tnv.Map{Groups: []tnv.Group{g(1, tnv.NodeFull), g(2, tnv.NodeLost)}}
+	if l := s.takers(); len(l) != 1 || l[0][0].ID != 1 {
+		t.Errorf("takers where only the leaving group is: %v", l)
+	}
+}

@@ -70,6 +70,8 @@ type Shipper struct {
 	oldest   tnv.BlockID // of the newest checkpoint with an end: nothing before it is needed; 0: none in this chain
 	bytes    int64       // of log since that
 	whole    int64       // bytes of that
+	asked    uint64      // by Renew
+	renewed  uint64      // up to which of those a checkpoint was made, and what is older deleted
 	failing  error       // why nothing is shipped at the moment
 	since    time.Time   // when all that was applied was restorable last
 	progress chan struct{}
@@ -135,6 +137,40 @@ func (s *Shipper) Settled(ctx context.Context) error {
 	}
 }
 
+// Renew has a new checkpoint made. It returns when one that was begun after the call is
+// complete, and the stores that answer have been told to delete what is older.
+func (s *Shipper) Renew(ctx context.Context) error {
+	s.mu.Lock()
+	s.asked++
+	mine := s.asked
+	s.mu.Unlock()
+	for {
+		s.mu.Lock()
+		done, moved := s.renewed >= mine, s.progress
+		s.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return tnv.Wrap("wait for a new copy of the metadata", ctx.Err())
+		}
+	}
+}
+
+func (s *Shipper) asks() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
+}
+
+func (s *Shipper) answer(to uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.renewed = to
+}
+
 // Needed tells whether a piece may be needed: any doubt answers yes.
 func (s *Shipper) Needed(id tnv.BlockID, home tnv.Home) bool {
 	s.mu.Lock()
@@ -147,6 +183,7 @@ func (s *Shipper) Needed(id tnv.BlockID, home tnv.Home) bool {
 func (s *Shipper) run(ctx context.Context) {
 	defer s.wg.Done()
 	var checkpoint *checkpoint
+	var answers uint64 // what the checkpoint is an answer to
 	defer func() { checkpoint.cancel() }()
 	var left [][]byte // of the log, not put yet
 	var at uint64     // up to where left reaches
@@ -168,10 +205,12 @@ func (s *Shipper) run(ctx context.Context) {
 		if checkpoint.done() {
 			if checkpoint.complete() {
 				s.clean(ctx)
+				s.answer(answers)
 			}
 			checkpoint = nil
 		}
 		if checkpoint == nil && err == nil && s.due() {
+			answers = s.asks()
 			checkpoint = s.startCheckpoint(ctx)
 		}
 		wait := s.cfg.Tick
@@ -282,7 +321,7 @@ func (s *Shipper) note(err error) {
 func (s *Shipper) due() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.oldest == 0 || s.bytes > max(s.cfg.MinLog, s.whole) || s.pieces-s.begin > maxChain
+	return s.oldest == 0 || s.renewed < s.asked || s.bytes > max(s.cfg.MinLog, s.whole) || s.pieces-s.begin > maxChain
 }
 
 // cleanBatch is how many pieces one call deletes.

@@ -17,6 +17,9 @@ const copies = 2
 type Stores struct {
 	Pool *protocol.Pool
 	Map  func() *tnv.Map
+	// Leaves tells whether a group is being emptied: it gets no pieces while another takes
+	// them. Nil: none is.
+	Leaves func(tnv.GroupID) bool
 }
 
 // Put implements Groups: a piece counts as stored when one group has it; as many
@@ -58,6 +61,10 @@ func (s *Stores) takers() (groups [][]tnv.Node) {
 		if len(l) > 0 {
 			groups = append(groups, l)
 		}
+	}
+	leaves := func(l []tnv.Node) bool { return s.Leaves != nil && s.Leaves(l[0].Group) }
+	if slices.ContainsFunc(groups, func(l []tnv.Node) bool { return !leaves(l) }) {
+		groups = slices.DeleteFunc(groups, leaves)
 	}
 	slices.SortStableFunc(groups, func(a, b []tnv.Node) int { return len(b) - len(a) })
 	return groups

@@ -13,7 +13,11 @@ import (
 // listLocked is a page of what the store holds; of two blocks at most, so that there are pages.
 func (s *store) listLocked(rq *protocol.List) *protocol.ListReply {
 	var rep protocol.ListReply
-	for _, b := range slices.Sorted(maps.Keys(s.holds)) {
+	holds := s.holds
+	if rq.Vol == tnv.CopyVolume {
+		holds = s.copies
+	}
+	for _, b := range slices.Sorted(maps.Keys(holds)) {
 		if b < rq.From || rq.To != 0 && b >= rq.To {
 			continue
 		}
@@ -21,7 +25,7 @@ func (s *store) listLocked(rq *protocol.List) *protocol.ListReply {
 			rep.More = true
 			break
 		}
-		rep.Blocks = append(rep.Blocks, protocol.ListedBlock{Block: b, Home: s.holds[b], Len: 4096})
+		rep.Blocks = append(rep.Blocks, protocol.ListedBlock{Block: b, Home: holds[b], Len: 4096})
 	}
 	return &rep
 }

@@ -77,6 +77,7 @@ func (t *tracker) join(ctx context.Context, engine kv.Shared) error {
 	}
 	// Maps of different trackers are told apart by their epochs: see members.go.
 	t.members = newMembers(tnv.Epoch(me.ID), t.directory.groups(), t.log)
+	t.follow()
 	return t.contender.look(ctx)
 }
 
@@ -132,7 +133,7 @@ func (c *contender) look(ctx context.Context) error {
 	if err := c.t.directory.refresh(ctx); err != nil {
 		return err
 	}
-	c.t.members.know(c.t.directory.groups())
+	c.t.follow()
 	return nil
 }
 
@@ -298,7 +299,7 @@ func (c *contender) take(ctx context.Context, seen kv.Lease) error {
 	}
 	h := newHolding(lease, began+lease.TTL)
 	log := c.t.log.WithFields(logrus.Fields{"volume": lease.Vol, "epoch": lease.Epoch, "before": seen.Holder})
-	if err := c.t.open(ctx, h); err != nil {
+	if err := c.openFresh(ctx, h); err != nil {
 		log.WithError(err).Error("the volume cannot be opened")
 		h.end()
 		c.mu.Lock()
@@ -308,6 +309,16 @@ func (c *contender) take(ctx context.Context, seen kv.Lease) error {
 	}
 	log.WithField("took", (clock.Boot() - began).Round(time.Millisecond)).Info("took the volume over")
 	return nil
+}
+
+// openFresh opens a volume, knowing all that the cluster's own volume said when the
+// owner before ended: it may have been told not to commit what names some group.
+func (c *contender) openFresh(ctx context.Context, h *holding) error {
+	if err := c.t.directory.refresh(ctx); err != nil {
+		return err
+	}
+	c.t.follow()
+	return c.t.open(ctx, h)
 }
 
 // answerTimeout is how long a tracker may take to answer a question that costs it nothing.

@@ -38,7 +38,7 @@ func (t *tracker) startShipping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.shipper = ship.Start(t.journal, &ship.Stores{Pool: t.pool, Map: t.members.Map}, cfg)
+	t.shipper = ship.Start(t.journal, &ship.Stores{Pool: t.pool, Map: t.members.Map, Leaves: t.members.leaves}, cfg)
 	return nil
 }
 

@@ -44,6 +44,11 @@ func (d *directory) refresh(ctx context.Context) error {
 	return nil
 }
 
+// follow has the members follow what was read.
+func (t *tracker) follow() {
+	t.members.know(t.directory.get(), t.held.get(meta.ClusterVolume) != nil)
+}
+
 // find gives a volume's id. One that is not known is looked for in the engine.
 func (d *directory) find(ctx context.Context, name string) (tnv.VolumeID, error) {
 	if id, ok := d.get().Named(name); ok {

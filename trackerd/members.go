@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/meta"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -43,7 +44,9 @@ type members struct {
 	version uint64
 	groups  []tnv.Group // ids and names; Nodes is not used
 	nodes   map[tnv.NodeID]*member
-	usageAt time.Time // of the last map made for used space alone
+	usageAt time.Time            // of the last map made for used space alone
+	leaving map[tnv.GroupID]bool // groups that are being emptied; true: closed, see Closed
+	closed  atomic.Pointer[map[tnv.GroupID]bool]
 }
 
 type member struct {
@@ -78,7 +81,7 @@ func (m *members) publishLocked() {
 	for _, g := range m.groups {
 		for _, n := range m.nodes {
 			if n.node.Group == g.ID {
-				g.Nodes = append(g.Nodes, n.node)
+				g.Nodes = append(g.Nodes, m.shownLocked(n.node))
 			}
 		}
 		slices.SortFunc(g.Nodes, func(a, b tnv.Node) int {
@@ -92,19 +95,27 @@ func (m *members) publishLocked() {
 	m.current.Store(is)
 }
 
-// know takes in what the registry says: stores that were admitted at another tracker.
-func (m *members) know(groups []tnv.Group) {
+// know takes in what the registry says: stores that were admitted at another tracker,
+// and groups that leave, unless the registry is here: then that is known already, and
+// what was read may be older.
+func (m *members) know(d *meta.Directory, here bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	changed := false
-	for _, g := range groups {
+	changed := m.forgetLocked(d.Retired)
+	if !here {
+		changed = m.followLocked(d) || changed
+	}
+	for _, g := range d.Groups {
+		if m.goneLocked(g.ID) {
+			continue
+		}
 		if !slices.ContainsFunc(m.groups, func(have tnv.Group) bool { return have.ID == g.ID }) {
 			m.groups = append(m.groups, tnv.Group{ID: g.ID, Name: g.Name})
 			changed = true
 		}
 		for _, n := range g.Nodes {
 			is := m.nodes[n.ID]
-			if is != nil && (!is.heard.IsZero() || is.node.Boot >= n.Boot && is.node.Addr == n.Addr) {
+			if slices.Contains(d.Retired, n.ID) || is != nil && (!is.heard.IsZero() || is.node.Boot >= n.Boot && is.node.Addr == n.Addr) {
 				continue // it speaks for itself, or nothing is new
 			}
 			m.nodes[n.ID] = &member{node: n}
@@ -224,7 +235,10 @@ func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protoc
 			st.BehindBytes += ns.BehindBytes
 			st.Nodes = append(st.Nodes, ns)
 		}
+		_, leaves := m.leaving[g.ID]
 		switch {
+		case leaves:
+			st.State = "draining"
 		case alive == 0:
 			st.State = "down"
 		case alive < len(g.Nodes) || st.BehindBlocks > 0:

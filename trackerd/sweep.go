@@ -32,6 +32,7 @@ func (t *tracker) sweep(ctx context.Context) {
 	wg.Go(func() { t.expireSessions(ctx) })
 	wg.Go(func() { t.collectLoop(ctx) })
 	wg.Go(func() { t.purgeLoop(ctx) })
+	wg.Go(func() { t.drainLoop(ctx) })
 	var mu sync.Mutex
 	busy := map[tnv.NodeID]bool{}
 	tick := time.NewTicker(sweepEvery)

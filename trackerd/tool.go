@@ -17,6 +17,16 @@ func (t *tracker) toolRequest(ctx context.Context, p *protocol.Peer, f *protocol
 	case protocol.TypeCreateVolume, protocol.TypeListVolumes, protocol.TypeDeleteVolume, protocol.TypeUndeleteVolume,
 		protocol.TypeRenameVolume, protocol.TypeSetVolume:
 		answer = func() ([]any, error) { return t.volumeRequest(ctx, f) }
+	case protocol.TypeFsck:
+		answer = func() ([]any, error) { return reply(ctx, f, t.fsck) }
+	case protocol.TypeGroupDrain:
+		answer = func() ([]any, error) { return reply(ctx, f, t.drainGroup) }
+	case protocol.TypeMoves:
+		answer = func() ([]any, error) { return reply(ctx, f, t.moves) }
+	case protocol.TypeNodeRemove:
+		answer = func() ([]any, error) { return reply(ctx, f, t.removeNode) }
+	case protocol.TypeBalance:
+		answer = func() ([]any, error) { return reply(ctx, f, t.balance) }
 	default:
 		return nil, false, nil
 	}

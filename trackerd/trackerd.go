@@ -133,6 +133,10 @@ type tracker struct {
 
 	changing   sync.Mutex // held while volumes are opened and closed as the registry says
 	collecting sync.Mutex // one comparison of stores with metadata at a time
+	fscks      fscks
+	jobs       jobs
+	life       context.Context // of what runs in the background; set by serve
+	background sync.WaitGroup
 }
 
 // closeLimit is how long the database may be away while the tracker stops.
@@ -411,10 +415,17 @@ func (t *tracker) closeVolumes() {
 
 // serve answers requests until ctx ends or a volume fails.
 func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net.Listener) error {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	t.life = work
+	if err := t.resumeDrains(work); err != nil {
+		cancel()
+		t.background.Wait()
+		return err
+	}
 	srv := &protocol.Server{Endpoint: endpoint, Log: t.log, Handle: t.handle, Closed: t.members.disconnected, Inline: meta.IsQuery, MaxOutstanding: 512}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
-	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var working sync.WaitGroup
 	working.Go(func() { t.sweep(work) })
 	if t.contender != nil {
@@ -438,6 +449,7 @@ func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net
 	srv.Close()
 	<-served
 	working.Wait()
+	t.background.Wait()
 	if err == nil {
 		t.log.Info("tracker has stopped")
 	}

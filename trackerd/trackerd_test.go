@@ -134,6 +134,7 @@ type store struct {
 	gone   []tnv.BlockID
 	refuse error // what sync and delete answer
 	holds  map[tnv.BlockID]tnv.Home
+	copies map[tnv.BlockID]tnv.Home // pieces of copies of the metadata
 	stop   func()
 }
 
@@ -162,7 +163,7 @@ func (s *store) handle(_ context.Context, _ *protocol.Peer, f *protocol.Frame) (
 	switch f.Type {
 	case protocol.TypeSync:
 		s.orders = append(s.orders, "sync")
-		return []any{&protocol.SyncReply{Node: s.node.ID, Boot: s.node.Boot}}, nil
+		return []any{s.syncLocked(f)}, nil
 	case protocol.TypeDelete:
 		var rq protocol.Delete
 		if err := f.Decode(&rq); err != nil {
