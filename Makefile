@@ -6,9 +6,11 @@
 # make coherence  several mounts under fire, judged by porcupine   (OPS=1000000, SEED=, TRACKERS=)
 # make chaos      one storage daemon in every kind of trouble: docs/chaos.md   (root; FAULT= for one of them)
 # make programs   git, go, SQLite, PostgreSQL, rsync, dbench, stress-ng, fio on a mount (root)
+# make house   a volume of 1,000,000 files moves from engine to engine: time, size, memory   (HOUSE=)
 # make failover   three trackers on PostgreSQL, killed, frozen and stopped under load  (ROUNDS=100, SEED=)
 # make page    the HTTP daemon's page, from its sources (npm); what is built is committed
 # make page-check  that it is what its sources give (npm)
+# make drain     a group with 5 GB is emptied under load, the tracker killed three times   (DRAINMB=)
 # make lint    vet, staticcheck, the rules of the source tree
 # make bench   the whole system against a local directory and the goals (root)
 # make install PREFIX=/usr/local DESTDIR=
@@ -39,10 +41,13 @@ OPS  ?= 1000000
 SEED ?= 0
 TRACKERS ?= 1
 
+# Files of the volume that moves house.
+HOUSE ?= 1000000
+
 # Of the long test of failovers.
 ROUNDS ?= 100
 
-.PHONY: build up down test race coherence chaos programs failover page page-check lint bench install clean
+.PHONY: build up down test race coherence chaos programs house failover drain page page-check lint bench install clean
 
 build:
 	@mkdir -p bin
@@ -72,9 +77,16 @@ chaos: build
 	@bash .ci/deps
 	go test -count=1 -timeout 1h -v ./e2e/chaos -long -fault='$(FAULT)' -table='$(if $(FAULT),,$(CURDIR)/docs/chaos.md)'
 
+DRAINMB ?= 5120
+drain: build
+	go test -count=1 -timeout 2h -v -run 'TestDrain$$' ./e2e -drain-mb=$(DRAINMB)
+
 programs: build
 	@bash .ci/deps programs
 	go test -count=1 -timeout 4h -v ./e2e/programs -long
+
+house:
+	go test -count=1 -timeout 1h -v -run 'TestMovingHouse$$' ./meta -house=$(HOUSE)
 
 failover: build
 	@bash .ci/deps

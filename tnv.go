@@ -47,6 +47,9 @@ func ParseNodeID(s string) (NodeID, error) {
 }
 
 const (
+	// CopyVolume is the volume whose blocks are the copies of trackers' metadata that
+	// the storage groups keep (package ship). No volume of files has this id.
+	CopyVolume VolumeID = 1<<32 - 1
 	// RootIno is the root directory of every volume.
 	RootIno Ino = 1
 	// ChunkSize is the length of a chunk in bytes: extents never cross a

@@ -72,11 +72,16 @@ func (s *Store) reserved(capacity int64) int64 {
 }
 
 // room tells whether a record of n bytes may be taken: KindNoSpace if not.
-// Deletions, index files and compaction do not ask.
-func (s *Store) room(n int64) error {
+// Deletions, index files and compaction do not ask. The copy of the metadata may take
+// half of what is kept back: deletions wait for it.
+func (s *Store) room(vol tnv.VolumeID, n int64) error {
 	capacity := s.capacity()
-	if capacity > 0 && s.usedBytes()+n > capacity-s.reserved(capacity) {
-		return tnv.E("", tnv.KindNoSpace, "%d bytes, of which %d are kept back", capacity, s.reserved(capacity))
+	kept := s.reserved(capacity)
+	if vol == tnv.CopyVolume {
+		kept /= 2
+	}
+	if capacity > 0 && s.usedBytes()+n > capacity-kept {
+		return tnv.E("", tnv.KindNoSpace, "%d bytes, of which %d are kept back", capacity, kept)
 	}
 	return nil
 }

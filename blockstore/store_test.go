@@ -429,6 +429,16 @@ func TestCapacity(t *testing.T) {
 	if id < 14 || id > 17 || !func() bool { st := s.Stats(); return st.Full() }() {
 		t.Fatalf("full after %d blocks", id)
 	}
+	// The copy of the metadata, for which deletions wait, takes half of what is kept back.
+	copies := 0
+	for err = nil; err == nil; copies++ {
+		m, p := block(tnv.BlockKey{Vol: tnv.CopyVolume, ID: tnv.BlockID(copies + 1)}, 50_000)
+		err = put(s, m, p, false)
+	}
+	wantKind(t, err, tnv.KindNoSpace)
+	if copies < 2 || copies > 4 {
+		t.Fatalf("%d pieces of copies fit", copies-1)
+	}
 	for i := 1; i < id; i++ {
 		if i%4 != 0 {
 			ok(t, s.Delete(ctx, 1, []tnv.BlockID{tnv.BlockID(i)}))

@@ -41,7 +41,7 @@ func (s *Store) Create(meta protocol.BlockMeta) (*Writer, error) {
 	if err := s.checkNew(op, &meta); err != nil {
 		return nil, err
 	}
-	if err := s.room(recordSize(&meta)); err != nil {
+	if err := s.room(meta.Key.Vol, recordSize(&meta)); err != nil {
 		return nil, wrap(op, err)
 	}
 	meta.Sums = slices.Clone(meta.Sums)

@@ -80,12 +80,18 @@ func (in *inode) appendNow(buf *buffer, n int) (off int64, err error) {
 		pieces[0].kill = kill
 		for _, p := range pieces {
 			if err := in.store(ctx, p); err != nil {
+				for _, p := range pieces {
+					p.abandon()
+				}
 				return 0, err
 			}
 		}
 		a, err := in.commitAppended(ctx, pieces)
 		if err == nil {
 			return int64(a.Size) - int64(n), nil
+		}
+		for _, p := range pieces {
+			p.abandon()
 		}
 		// The file ends in another chunk by now: blocks belong to one chunk (D1).
 		if tnv.KindOf(err) != tnv.KindWouldBlock || ctx.Err() != nil {

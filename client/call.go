@@ -30,7 +30,7 @@ var opNames = map[protocol.Type]string{
 	protocol.TypeSyncFS: "syncfs", protocol.TypeStatus: "status", protocol.TypeGetMap: "map",
 	protocol.TypeReleased: "released", protocol.TypeGetLock: "getlock", protocol.TypeSetLock: "lock",
 	protocol.TypeLockWait: "lock", protocol.TypeDropWaits: "lock", protocol.TypeAlive: "alive", protocol.TypeSeek: "seek",
-	protocol.TypeFallocate: "fallocate", protocol.TypeCopyRange: "copy range",
+	protocol.TypeFallocate: "fallocate", protocol.TypeCopyRange: "copy range", protocol.TypeGiveBack: "give back",
 }
 
 // elsewhere tells whether an answer says nothing of the operation, only that

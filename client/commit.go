@@ -219,6 +219,7 @@ func (in *inode) committed(batch []*piece, a tnv.Attr, synced bool) {
 	in.metaDirty = !synced
 	d := &in.dirty
 	for _, p := range batch {
+		p.put.named = true
 		if p.put.dropped {
 			continue // the session was lost meanwhile; the handles know
 		}

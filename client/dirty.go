@@ -332,5 +332,8 @@ func (in *inode) freeLocked(p *piece) {
 	if p.put.dropped && p.put.idleLocked() && p.buf != nil {
 		in.c.mem.give(p.buf)
 		p.buf = nil
+		if !p.put.named {
+			p.abandon()
+		}
 	}
 }

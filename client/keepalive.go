@@ -49,6 +49,7 @@ func (c *Client) beat(a *attachment) {
 	c.renewLeases(a.conn, &rep, sent)
 	c.cmap.offer(rep.Map)
 	c.releases.add(rep.Unlinked...)
+	c.giveBack(a.sess)
 }
 
 // releases tells the owner of inodes that have no name, once no handle of them

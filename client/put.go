@@ -20,6 +20,7 @@ type putState struct {
 	finished bool
 	taken    bool // by whoever commits it
 	dropped  bool // nobody wants it any more
+	named    bool // a commit that names its block was acknowledged
 	done     chan struct{}
 	err      error
 
@@ -146,6 +147,7 @@ func (in *inode) commitSoon(target uint64) {
 
 // name gives a piece a fresh id and the checksums that go with it.
 func (in *inode) name(ctx context.Context, p *piece) error {
+	p.abandon()
 	if p.put.sess == nil {
 		a, err := in.c.link.attach(ctx)
 		if err != nil {

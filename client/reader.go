@@ -130,9 +130,11 @@ func (in *inode) readClean(caller context.Context, h *Handle, p []byte, off int6
 			}
 			return attr, in.c.unavailable("read of inode "+strconv.FormatUint(uint64(in.ino), 10), last)
 		case k == tnv.KindMissing || k == tnv.KindCorrupt:
-			if try >= 2 && known { // the owner has confirmed the extents meanwhile
+			if try >= 2 { // the owner has named the same extents meanwhile
 				return attr, err
 			}
+			in.forgetExtents()
+			known = false
 		case !tnv.Retryable(err) && k != tnv.KindCanceled:
 			return attr, err
 		}
@@ -143,8 +145,15 @@ func (in *inode) readClean(caller context.Context, h *Handle, p []byte, off int6
 			pause(ctx, slowRetry)
 		}
 		pause(ctx, try)
-		known = true
 	}
+}
+
+// forgetExtents has the owner asked for the extents anew, whatever the content's
+// version: blocks move without a change of the content.
+func (in *inode) forgetExtents() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.ext.reset(0)
 }
 
 // readOnce reads by the layout l, if one is known, and asks the owner for it

@@ -30,6 +30,7 @@ type sess struct {
 	slots chan *slot // the free ones
 	ended chan struct{}
 	ids   idPool
+	spare spare
 }
 
 // slot carries one mutation at a time. Whoever took it from sess.slots owns it.

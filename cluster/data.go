@@ -24,7 +24,7 @@ func (c *Cluster) checkData(st *state, running map[string]Record) error {
 		case err != nil && !os.IsNotExist(err):
 			return tnv.Wrap(op, err)
 		case role == RoleTracker:
-			return tnv.E(op, tnv.KindNotExist, "its data is gone from %s, and with it all names and places of files: mount its disk, or restore the directory from a backup", dir)
+			return tnv.E(op, tnv.KindNotExist, "its data is gone from %s, and with it all names and places of files: mount its disk, or make the directory again from the copy in the storage groups with `tnv restore --dir %s`", dir, c.Dir)
 		default:
 			return tnv.E(op, tnv.KindNotExist, "its data directory %s is gone: mount its disk or restore the directory; if it is lost, `mkdir %s` lets the daemon begin with nothing and be filled from the others of its group", dir, dir)
 		}

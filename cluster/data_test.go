@@ -17,7 +17,7 @@ func TestDataGone(t *testing.T) {
 		empty bool // the directory is there, and empty
 		want  string
 	}{
-		{"trackerd-1", false, "backup"}, {"trackerd-1", true, "backup"}, {"stored-2", false, "mkdir"}, {"stored-2", true, ""},
+		{"trackerd-1", false, "tnv restore"}, {"trackerd-1", true, "tnv restore"}, {"stored-2", false, "mkdir"}, {"stored-2", true, ""},
 	} {
 		cfg := config(t)
 		up := func() error {

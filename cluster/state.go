@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ type state struct {
 	HTTP      string        `json:"http"`               // address; empty: none
 	AdminPort int           `json:"admin_port,omitempty"`
 	Daemons   []daemonState `json:"daemons"`
+	Dropped   []string      `json:"dropped,omitempty"` // groups that were emptied: their names are not used again
 }
 
 // daemonState is one tracker, storage daemon or HTTP daemon.
@@ -58,8 +60,7 @@ func (s *state) plan(groups, replicas int) error {
 			last = max(last, n)
 		}
 	}
-	for g := 1; g <= groups; g++ {
-		name := fmt.Sprintf("g%d", g)
+	for _, name := range s.groupNames() {
 		for ; have[name] < replicas; have[name]++ {
 			last++
 			s.daemon(RoleStore.name(last)).Group = name
@@ -93,6 +94,16 @@ func given(v string) *string {
 		return nil
 	}
 	return &v
+}
+
+// groupNames are the groups that are to run.
+func (s *state) groupNames() (names []string) {
+	for g := 1; len(names) < s.Groups; g++ {
+		if name := fmt.Sprintf("g%d", g); !slices.Contains(s.Dropped, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // load reads cluster.json. fresh: there is none yet.

@@ -140,10 +140,10 @@ func aliveNodes(st *protocol.Status) (n int) {
 	return n
 }
 
-// whole tells whether every group is.
+// whole tells whether every group is, or is being emptied.
 func whole(st *protocol.Status) bool {
 	for _, g := range st.Groups {
-		if g.State != "whole" {
+		if g.State != "whole" && g.State != "draining" {
 			return false
 		}
 	}

@@ -61,7 +61,8 @@ type Cluster struct {
 	log *logrus.Entry
 
 	mu      sync.Mutex
-	started []Record // by this Up, in order; under mu
+	started []Record        // by this Up, in order; under mu
+	left    map[string]bool // groups that have left the cluster: their daemons are not started; set before anything watches
 }
 
 // Up brings the cluster in cfg.Dir up: it makes what is not there yet, starts
@@ -174,7 +175,7 @@ func (c *Cluster) planned() []string {
 	var out []string
 	for _, role := range []Role{RoleTracker, RoleStore} {
 		for _, d := range c.st.Daemons {
-			if r, _, _ := roleOf(d.Name); r == role {
+			if r, _, _ := roleOf(d.Name); r == role && !c.left[d.Group] {
 				out = append(out, d.Name)
 			}
 		}
@@ -264,6 +265,9 @@ func listenAddr(last string) string {
 func (c *Cluster) bringUp(ctx context.Context) error {
 	running := c.running()
 	if err := c.upTrackers(ctx, running); err != nil {
+		return err
+	}
+	if err := c.noteLeft(ctx); err != nil {
 		return err
 	}
 	var stores []string

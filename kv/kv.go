@@ -116,3 +116,11 @@ type Engine interface {
 	// Close waits for calls under way. What was applied is on disk when it returns.
 	Close() error
 }
+
+// Raiser is an engine that can take over a volume which another engine, or a copy
+// of it, has owned until now: its epochs go on above those.
+type Raiser interface {
+	// Raise gives a lease that is still ours, else ErrFenced, a higher epoch. It is
+	// on disk when it returns.
+	Raise(ctx context.Context, l Lease, to tnv.Epoch) (Lease, error)
+}

@@ -82,6 +82,9 @@ func (v *Volume) Deletions(ctx context.Context, n tnv.NodeID, from tnv.BlockID, 
 	return ids, nil
 }
 
+// PendingAt is how many deletions a store has not confirmed.
+func (v *Volume) PendingAt(n tnv.NodeID) int64 { return v.deletionsOf(n) }
+
 func (v *Volume) deletionsOf(n tnv.NodeID) int64 {
 	v.smu.Lock()
 	defer v.smu.Unlock()
@@ -211,7 +214,7 @@ func (v *Volume) Alive(ctx context.Context, blocks []protocol.BlockHome) ([]prot
 	high := tnv.BlockID(v.highWater(idBlock))
 	err := v.read(ctx, func(tx *Tx) error {
 		for _, b := range blocks {
-			tx.want(chunkKey(b.Home.Ino, b.Home.Chunk), inodeKey(b.Home.Ino), grantKey(b.Block), refKey(b.Block))
+			tx.want(aliveKeys(b)...)
 		}
 		if tx.missed() {
 			return errMiss
@@ -233,6 +236,12 @@ func (v *Volume) Alive(ctx context.Context, blocks []protocol.BlockHome) ([]prot
 	return out, err
 }
 
+// aliveKeys are the records that say whether a block lives.
+func aliveKeys(b protocol.BlockHome) []string {
+	return []string{chunkKey(b.Home.Ino, b.Home.Chunk), inodeKey(b.Home.Ino), grantKey(b.Block), refKey(b.Block)}
+}
+
+// dead tells whether a block is certainly named by nothing, and never will be.
 func (tx *Tx) dead(b protocol.BlockHome, high tnv.BlockID) (bool, error) {
 	if b.Block >= high {
 		return false, nil

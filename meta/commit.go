@@ -3,6 +3,7 @@ package meta
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/tnvfs/tnv"
@@ -91,7 +92,7 @@ func (s *store) commitAll(seq tnv.BatchSeq) (left bool) {
 		fence := kv.Fence{Vol: s.vol, Epoch: s.lease.Epoch}
 		s.mu.Unlock()
 		// A commit is never cancelled: its outcome would be open.
-		err := s.engine.Apply(context.Background(), fence, g.batches)
+		err := s.engine.Apply(context.Background(), fence, s.numbered(g.batches))
 		s.mu.Lock()
 		if err != nil {
 			g.err = s.failLocked(err)
@@ -106,6 +107,18 @@ func (s *store) commitAll(seq tnv.BatchSeq) (left bool) {
 			return false
 		}
 	}
+}
+
+// numbered gives batches the numbers that the engine counts by.
+func (s *store) numbered(batches []kv.Batch) []kv.Batch {
+	if s.base == 0 {
+		return batches
+	}
+	out := slices.Clone(batches)
+	for i := range out {
+		out[i].Seq -= s.base
+	}
+	return out
 }
 
 // settleLocked forgets that g's writes were pending.

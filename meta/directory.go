@@ -11,8 +11,29 @@ import (
 // there are, and which groups and storage daemons were taken in.
 type Directory struct {
 	Seq     tnv.BatchSeq
-	Volumes map[string]tnv.VolumeID
-	Groups  []tnv.Group // ids, names and members: ids, hosts, addresses and boot counters
+	Volumes map[string]tnv.VolumeID // that may be opened
+	Former  map[string]tnv.VolumeID // by names that they had, and nobody has now
+	// Settings of those that may be opened.
+	Settings map[tnv.VolumeID]Settings
+	Groups   []tnv.Group // ids, names and members: ids, hosts, addresses and boot counters
+	Drains   []Drain     // groups that are being emptied
+	Retired  []tnv.NodeID
+}
+
+// Settings of a volume. A limit of 0 is none; MinReplicas 0: the default.
+type Settings struct {
+	Name        string
+	MinReplicas uint32
+	MaxFiles    uint64
+	MaxBytes    uint64
+}
+
+// Named finds a volume by its name, or by one that it had.
+func (d *Directory) Named(name string) (id tnv.VolumeID, ok bool) {
+	if id, ok = d.Volumes[name]; !ok {
+		id, ok = d.Former[name]
+	}
+	return id, ok
 }
 
 // ReadDirectory reads it past the owner, as trackers do that are not it: what it
@@ -23,10 +44,17 @@ func ReadDirectory(ctx context.Context, engine kv.Engine, known tnv.BatchSeq) (*
 		return nil, err
 	}
 	// Records may be newer than seq, some than others: then they are read again.
-	d := &Directory{Seq: seq, Volumes: map[string]tnv.VolumeID{}}
+	d := &Directory{Seq: seq, Volumes: map[string]tnv.VolumeID{}, Former: map[string]tnv.VolumeID{}, Settings: map[tnv.VolumeID]Settings{}}
 	err = eachStored(ctx, engine, keyVolume, func(val any) {
 		v := val.(*volume)
+		if v.State != volumeActive {
+			return
+		}
 		d.Volumes[v.Name] = v.ID
+		d.Settings[v.ID] = Settings{Name: v.Name, MinReplicas: v.MinReplicas, MaxFiles: v.MaxFiles, MaxBytes: v.MaxBytes}
+		for _, name := range v.Former {
+			d.Former[name] = v.ID
+		}
 	})
 	if err != nil {
 		return nil, err
@@ -39,7 +67,14 @@ func ReadDirectory(ctx context.Context, engine kv.Engine, known tnv.BatchSeq) (*
 		g := val.(*group)
 		d.Groups = append(d.Groups, tnv.Group{ID: g.ID, Name: g.Name})
 	})
+	if err != nil {
+		return nil, err
+	}
 	addNodes(d.Groups, nodes)
+	if err := eachStored(ctx, engine, keyDrain, func(val any) { d.Drains = append(d.Drains, *val.(*Drain)) }); err != nil {
+		return nil, err
+	}
+	d.Retired, err = retired(ctx, engine)
 	return d, err
 }
 

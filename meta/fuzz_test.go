@@ -23,10 +23,15 @@ func samples() map[byte]encoder {
 		keyGrant:    &grant{Session: 3, Used: [grantSize / 64]uint64{1, 2, 3, 4}},
 		keyDeletion: mark{},
 		keyLacking:  &lacking{Home: tnv.Home{Ino: 1, Chunk: 2}, Bytes: 3},
+		keyOrphan:   &orphan{Group: 1, Home: tnv.Home{Ino: 2, Chunk: 3}, Bytes: 4, Since: 5},
+		keyMoved:    &movedBlock{Block: 5, Group: 6},
+		keyCollect:  &collection{Restored: true, Ahead: 7, Approved: 8},
 		keyUsage:    &usage{Files: 1, Bytes: 2},
 		keyCounter:  &counter{Next: 9},
 		keyVolume:   &volume{ID: 2, Name: "media"},
 		keyGroup:    &group{ID: 3, Name: "g1"},
+		keyDrain:    &Drain{Group: 3, Rate: 4, Closed: true},
+		keyRetired:  mark{},
 		keyNode:     &node{ID: 4, Group: 3, Boot: 2, Host: "h", Addr: "a"},
 	}
 }

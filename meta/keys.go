@@ -24,6 +24,9 @@ import (
 //	B first                  block ids granted: to whom, which are used
 //	G node block             deletion that a store has not confirmed
 //	M node block             block that a store lacks
+//	o block                  block that nothing names, in quarantine
+//	m block                  where a block with references was copied to
+//	c                        what holds the collection of those back
 //	Q                        usage of the volume
 //	U name                   id counters: the first id that was never reserved
 //
@@ -32,6 +35,8 @@ import (
 //	V name                   volume
 //	g group                  group
 //	N node                   storage daemon
+//	d group                  that is being emptied
+//	r node                   storage daemon that was taken out
 const (
 	keyInode    = 'I'
 	keyDentry   = 'D'
@@ -46,11 +51,16 @@ const (
 	keyGrant    = 'B'
 	keyDeletion = 'G'
 	keyLacking  = 'M'
+	keyOrphan   = 'o'
+	keyCollect  = 'c'
+	keyMoved    = 'm'
 	keyUsage    = 'Q'
 	keyCounter  = 'U'
 	keyVolume   = 'V'
 	keyGroup    = 'g'
 	keyNode     = 'N'
+	keyDrain    = 'd'
+	keyRetired  = 'r'
 )
 
 func key1(class byte, a uint64) string {
@@ -86,10 +96,15 @@ func refKey(b tnv.BlockID) string                    { return key1(keyRefs, uint
 func grantKey(b tnv.BlockID) string                  { return key1(keyGrant, uint64(b)&^(grantSize-1)) }
 func deletionKey(n tnv.NodeID, b tnv.BlockID) string { return key2(keyDeletion, uint64(n), uint64(b)) }
 func lackingKey(n tnv.NodeID, b tnv.BlockID) string  { return key2(keyLacking, uint64(n), uint64(b)) }
+func orphanKey(b tnv.BlockID) string                 { return key1(keyOrphan, uint64(b)) }
+func movedKey(b tnv.BlockID) string                  { return key1(keyMoved, uint64(b)) }
+func collectionKey() string                          { return string([]byte{keyCollect}) }
 func usageKey() string                               { return string([]byte{keyUsage}) }
 func counterKey(name string) string                  { return string([]byte{keyCounter}) + name }
 func volumeKey(name string) string                   { return string([]byte{keyVolume}) + name }
 func groupKey(g tnv.GroupID) string                  { return key1(keyGroup, uint64(g)) }
+func drainKey(g tnv.GroupID) string                  { return key1(keyDrain, uint64(g)) }
+func retiredKey(n tnv.NodeID) string                 { return key1(keyRetired, uint64(n)) }
 func nodeKey(n tnv.NodeID) string                    { return key1(keyNode, uint64(n)) }
 
 // chunkBaseKey and chunkDeltaKey are what a chunk record is stored under.

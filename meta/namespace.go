@@ -177,6 +177,19 @@ func (tx *Tx) addUsage(files, bytes int64) error {
 	now.Files += uint64(files)
 	now.Bytes += uint64(bytes)
 	tx.set(usageKey(), &now)
+	return tx.s.owner.checkLimits(&now, files, bytes)
+}
+
+// checkLimits refuses what makes a volume grow beyond its settings. The root and what
+// was there before they were set count, too.
+func (v *Volume) checkLimits(is *usage, files, bytes int64) error {
+	set := v.set.Load()
+	switch {
+	case files > 0 && set.MaxFiles > 0 && is.Files > set.MaxFiles:
+		return tnv.E("quota", tnv.KindQuota, "volume %s may hold %d files", set.Name, set.MaxFiles)
+	case bytes > 0 && set.MaxBytes > 0 && is.Bytes > set.MaxBytes:
+		return tnv.E("quota", tnv.KindQuota, "volume %s may hold %d bytes", set.Name, set.MaxBytes)
+	}
 	return nil
 }
 

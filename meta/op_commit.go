@@ -231,10 +231,10 @@ func (tx *Tx) takeBlocks(c *call, rq *protocol.Commit) error {
 			return err
 		}
 		g := m.Group(p.group)
-		if g == nil {
-			return tnv.E("commit", tnv.KindInvalid, "block %d is in group %d, which is not", h.Block, p.group)
+		if g == nil || c.v.closed(p.group) {
+			return tnv.E("commit", tnv.KindTooFewHolders, "block %d is in group %d, which is not, or not any more: it must be put elsewhere", h.Block, p.group)
 		}
-		lack, err := whoLacks(g, h, c.v.cfg.MinReplicas)
+		lack, err := whoLacks(g, h, c.v.set.Load().MinReplicas)
 		if err != nil {
 			return err
 		}

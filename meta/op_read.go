@@ -143,6 +143,10 @@ func statFS(tx *Tx, c *call, _ *protocol.StatFS) (*tnv.StatFS, error) {
 			st.Free += free
 		}
 	}
+	if most := c.v.set.Load().MaxBytes; most > 0 {
+		st.Capacity = min(st.Capacity, most)
+		st.Free = min(st.Free, most-min(most, st.Bytes))
+	}
 	return &st, nil
 }
 

@@ -36,6 +36,7 @@ var operations = map[protocol.Type]operation{
 	protocol.TypeRemoveXattr: mutation(removeXattr),
 	protocol.TypeCommit:      commitOperation(mutation(commit)),
 	protocol.TypeGrant:       mutation(grantBlocks),
+	protocol.TypeGiveBack:    mutation(giveBack),
 	protocol.TypeGetLock:     query(getLock),
 	protocol.TypeLockWait:    direct(lockWaits),
 	protocol.TypeDropWaits:   direct(dropWaits),

@@ -14,7 +14,7 @@ import (
 
 const (
 	recordV1 = 1
-	recordV2 = 2 // inodes only: with flags
+	recordV2 = 2 // inodes: with flags; volumes: with a state and settings
 )
 
 // inode is an inode: what stat tells, and what its chunks need.
@@ -299,13 +299,6 @@ func decodeSlot(b []byte) (any, error) {
 	return &s, d.err
 }
 
-// volume is a volume as volume 0 knows it.
-type volume struct {
-	ID          tnv.VolumeID
-	Name        string
-	MinReplicas uint32
-}
-
 // group is a group's name.
 type group struct {
 	ID   tnv.GroupID
@@ -331,7 +324,6 @@ func packed(v any) []byte {
 }
 
 func (s *session) encode() []byte { return packed(s) }
-func (v *volume) encode() []byte  { return packed(v) }
 func (g *group) encode() []byte   { return packed(g) }
 func (n *node) encode() []byte    { return packed(n) }
 
@@ -415,9 +407,14 @@ var decoders = map[byte]func([]byte) (any, error){
 	keyGrant:    decodeGrant,
 	keyDeletion: decodeMark,
 	keyLacking:  decodeLacking,
+	keyOrphan:   decodeOrphan,
+	keyCollect:  unpack[collection],
+	keyMoved:    decodeMoved,
 	keyUsage:    decodeUsage,
 	keyCounter:  decodeCounter,
-	keyVolume:   unpack[volume],
+	keyVolume:   decodeVolume,
 	keyGroup:    unpack[group],
 	keyNode:     unpack[node],
+	keyDrain:    unpack[Drain],
+	keyRetired:  decodeMark,
 }

@@ -32,8 +32,12 @@ func OpenRegistry(ctx context.Context, engine kv.Engine, lease kv.Lease, log *lo
 		s.close()
 		return nil, tnv.Wrap("open the cluster's registry", err)
 	}
+	r.ids[idIno].step = registryStep
 	return r, nil
 }
+
+// registryStep is how many ids are reserved at a time: those of volumes are short.
+const registryStep = 16
 
 // Close stops executing; what was acknowledged is applied.
 func (r *Registry) Close() { r.close() }
@@ -57,11 +61,14 @@ func (r *Registry) EnsureVolume(ctx context.Context, name string) (tnv.VolumeID,
 		}
 		if v != nil {
 			id = v.ID
-			return nil
+			return v.usable("open volume")
 		}
 		n, err := tx.newIDs(idIno, 1) // volumes and groups are numbered from one counter
 		if err != nil {
 			return err
+		}
+		if n >= uint64(tnv.CopyVolume) {
+			return tnv.E("make volume", tnv.KindNoSpace, "all ids of volumes are taken")
 		}
 		id = tnv.VolumeID(n)
 		tx.set(volumeKey(name), &volume{ID: id, Name: name})
@@ -140,6 +147,9 @@ func (r *Registry) Admit(ctx context.Context, a Admission) (id tnv.GroupID, repl
 	}
 	group := id
 	err = r.mutate(ctx, func(tx *Tx) error {
+		if err := refuseRetired(tx, n.ID); err != nil {
+			return err
+		}
 		var err error
 		id, err = a.enter(tx, group)
 		if err == nil && replaced != 0 {

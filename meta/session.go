@@ -77,7 +77,7 @@ const maxIdentity = 4096
 func (v *Volume) OpenSession(ctx context.Context, rq *protocol.OpenSession, to Pusher) (protocol.SessionInfo, error) {
 	info := protocol.SessionInfo{Vol: v.vol, Epoch: v.lease.Epoch, Slots: slotCount,
 		KeepAliveMs: uint32(v.cfg.KeepAlive.Milliseconds()), ExpiryMs: uint32(v.cfg.SessionExpiry.Milliseconds()),
-		MinReplicas: v.cfg.MinReplicas, LeaseMs: uint32(v.leases.ttl.Milliseconds())}
+		MinReplicas: v.set.Load().MinReplicas, LeaseMs: uint32(v.leases.ttl.Milliseconds())}
 	if len(rq.Identity) > maxIdentity || len(rq.Client) > maxIdentity {
 		return info, tnv.E("open session", tnv.KindInvalid, "identity or name of the client longer than %d bytes", maxIdentity)
 	}

@@ -46,6 +46,7 @@ type store struct {
 	size    int64 // bytes of the cache, as estimated
 	pending btree.Map[string, pendingWrite]
 	fetches map[string]chan struct{} // keys being fetched; closed when they are in
+	base    tnv.BatchSeq             // what the numbers of batches are above the engine's
 	seq     tnv.BatchSeq             // last published
 	lease   kv.Lease
 	failed  error // why the volume was given up
@@ -89,8 +90,12 @@ func openStore(ctx context.Context, engine kv.Engine, lease kv.Lease, budget int
 	if err != nil {
 		return nil, err
 	}
+	base, err := readCounter(ctx, engine, lease.Vol, idSeq)
+	if err != nil {
+		return nil, err
+	}
 	s := &store{
-		engine: engine, vol: lease.Vol, lease: lease, log: log, budget: budget, seq: seq,
+		engine: engine, vol: lease.Vol, lease: lease, log: log, budget: budget, base: tnv.BatchSeq(base), seq: seq + tnv.BatchSeq(base),
 		cache: map[string]*entry{}, fetches: map[string]chan struct{}{}, ids: map[string]*idRange{},
 		open: newGroup(), kick: make(chan struct{}, 1), stop: make(chan struct{}),
 		done: make(chan struct{}), dead: make(chan struct{}),

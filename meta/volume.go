@@ -16,6 +16,7 @@ package meta
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -47,7 +48,7 @@ type Cluster interface {
 // called from any goroutine.
 type Volume struct {
 	*store
-	name    string
+	set     atomic.Pointer[Settings]
 	cluster Cluster
 	cfg     Config
 	leases  *leases
@@ -98,11 +99,12 @@ func OpenVolume(ctx context.Context, engine kv.Engine, lease kv.Lease, name stri
 	if err != nil {
 		return nil, err
 	}
-	v := &Volume{store: s, name: name, cluster: cfg.Cluster, cfg: cfg, leases: newLeases(cfg.LeaseTTL, cfg.CacheBytes), locks: newLockTable(),
+	v := &Volume{store: s, cluster: cfg.Cluster, cfg: cfg, leases: newLeases(cfg.LeaseTTL, cfg.CacheBytes), locks: newLockTable(),
 		expired: time.Now(), sessions: map[tnv.SessionID]*liveSession{}, grants: map[tnv.SessionID]map[tnv.BlockID]bool{},
 		counts:  counts{map[tnv.NodeID]int64{}, map[tnv.NodeID]int64{}, map[tnv.NodeID]int64{}, 0},
 		reclaim: map[tnv.Ino]bool{}, reclaimer: make(chan struct{}, 1)}
 	s.owner = v
+	v.SetSettings(Settings{Name: name})
 	if err := v.load(ctx); err != nil {
 		s.close()
 		return nil, tnv.Wrap("open volume "+name, err)
@@ -164,7 +166,17 @@ func (v *Volume) Tell(t protocol.Type, values ...any) {
 func (v *Volume) Dead() <-chan struct{} { return v.dead }
 
 // Name is the volume's name.
-func (v *Volume) Name() string { return v.name }
+func (v *Volume) Name() string { return v.set.Load().Name }
+
+// SetSettings changes the settings by which operations are executed from now on.
+func (v *Volume) SetSettings(s Settings) {
+	if s.MinReplicas == 0 {
+		s.MinReplicas = v.cfg.MinReplicas
+	}
+	if was := v.set.Load(); was == nil || *was != s {
+		v.set.Store(&s)
+	}
+}
 
 // ID is the volume's id.
 func (v *Volume) ID() tnv.VolumeID { return v.vol }
@@ -180,7 +192,7 @@ func (v *Volume) load(ctx context.Context) error {
 	if err := v.makeRoot(ctx); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{v.loadSessions, v.loadGrants, v.loadLocks, v.loadUnlinked, v.loadCounts, v.endHalfEnded} {
+	for _, step := range []func(context.Context) error{v.loadSessions, v.loadGrants, v.loadLocks, v.loadUnlinked, v.loadCounts, v.endHalfEnded, v.endMoves} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -245,7 +257,7 @@ func (v *Volume) loadCounts(ctx context.Context) error {
 
 // Status is what `tnv status` shows of the volume.
 func (v *Volume) Status(ctx context.Context) (protocol.VolumeStatus, error) {
-	st := protocol.VolumeStatus{ID: v.vol, Name: v.name, Epoch: v.lease.Epoch}
+	st := protocol.VolumeStatus{ID: v.vol, Name: v.Name(), Epoch: v.lease.Epoch}
 	err := v.read(ctx, func(tx *Tx) error {
 		u, err := getAs[usage](tx, usageKey())
 		if err == nil && u != nil {

@@ -272,7 +272,9 @@ func messages() []any {
 		new(GetLock), new(GetLockReply), new(SetLock), new(SetLockReply), new(LockWait), new(LockWaitReply), new(DropWaits),
 		new(Seek), new(SeekReply), new(Fallocate), new(FallocateReply), new(CopyRange), new(CopyRangeReply),
 		new(Owner), new(OwnerReply), new(TakeOver), new(Admit), new(AdmitReply), new(Drain), new(Trackers),
-		new(MapChanged), new(Scrub), new(ScrubReply)}
+		new(MapChanged), new(Scrub), new(ScrubReply),
+		new(TakeIDs), new(TakeIDsReply), new(CreateVolume), new(ListVolumes), new(ListVolumesReply), new(DeleteVolume), new(UndeleteVolume),
+		new(RenameVolume), new(SetVolume), new(VolumeInfo)}
 }
 
 // FuzzDecode: no body can make a decoder panic or allocate beyond its length.

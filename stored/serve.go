@@ -35,6 +35,8 @@ func (d *daemon) answer(ctx context.Context, p *protocol.Peer, f *protocol.Frame
 		return d.delete(ctx, p, f)
 	case protocol.TypeSync:
 		return d.sync(ctx, f)
+	case protocol.TypeCompose:
+		return d.compose(ctx, p, f)
 	case protocol.TypeDigest:
 		return d.digest(f)
 	case protocol.TypeList:

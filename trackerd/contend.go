@@ -78,6 +78,7 @@ func (t *tracker) join(ctx context.Context, engine kv.Shared) error {
 	// Maps of different trackers are told apart by their epochs: see members.go.
 	known, _ := t.directory.groups()
 	t.members = newMembers(tnv.Epoch(me.ID), known, t.log)
+	t.follow()
 	return t.contender.look(ctx)
 }
 
@@ -133,7 +134,7 @@ func (c *contender) look(ctx context.Context) error {
 	if err := c.t.directory.refresh(ctx); err != nil {
 		return err
 	}
-	c.t.members.know(c.t.directory.groups())
+	c.t.follow()
 	return nil
 }
 
@@ -220,6 +221,16 @@ func (c *contender) act(ctx context.Context) {
 	if c.me.Draining {
 		return
 	}
+	for _, h := range c.t.held.list() { // volumes that were deleted
+		vol := h.lease.Vol
+		if _, there := c.t.directory.get().Settings[vol]; h.volume != nil && !there && !c.busy[vol] {
+			c.goLocked(vol, func() {
+				if c.t.held.take(h) {
+					c.giveBack(h)
+				}
+			})
+		}
+	}
 	vols := append(c.t.directory.volumes(), meta.ClusterVolume)
 	living := c.share.living(now)
 	for vol, id := range shares(vols, living) {
@@ -289,7 +300,7 @@ func (c *contender) take(ctx context.Context, seen kv.Lease) error {
 	}
 	h := newHolding(lease, began+lease.TTL)
 	log := c.t.log.WithFields(logrus.Fields{"volume": lease.Vol, "epoch": lease.Epoch, "before": seen.Holder})
-	if err := c.t.open(ctx, h); err != nil {
+	if err := c.openFresh(ctx, h); err != nil {
 		log.WithError(err).Error("the volume cannot be opened")
 		h.end()
 		c.mu.Lock()
@@ -299,6 +310,16 @@ func (c *contender) take(ctx context.Context, seen kv.Lease) error {
 	}
 	log.WithField("took", (clock.Boot() - began).Round(time.Millisecond)).Info("took the volume over")
 	return nil
+}
+
+// openFresh opens a volume, knowing all that the cluster's own volume said when the
+// owner before ended: it may have been told not to commit what names some group.
+func (c *contender) openFresh(ctx context.Context, h *holding) error {
+	if err := c.t.directory.refresh(ctx); err != nil {
+		return err
+	}
+	c.t.follow()
+	return c.t.open(ctx, h)
 }
 
 // answerTimeout is how long a tracker may take to answer a question that costs it nothing.

@@ -32,6 +32,13 @@ func (d *directory) get() *meta.Directory {
 	return d.cur
 }
 
+// read is get, with when that was read.
+func (d *directory) read() (*meta.Directory, time.Time) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.cur, d.asOf
+}
+
 // refresh reads it again if it has changed.
 func (d *directory) refresh(ctx context.Context) error {
 	d.reading.Lock()
@@ -50,15 +57,21 @@ func (d *directory) refresh(ctx context.Context) error {
 	return nil
 }
 
+// follow has the members follow what was read.
+func (t *tracker) follow() {
+	d, began := t.directory.read()
+	t.members.know(d, began, t.held.get(meta.ClusterVolume) != nil)
+}
+
 // find gives a volume's id. One that is not known is looked for in the engine.
 func (d *directory) find(ctx context.Context, name string) (tnv.VolumeID, error) {
-	if id, ok := d.get().Volumes[name]; ok {
+	if id, ok := d.get().Named(name); ok {
 		return id, nil
 	}
 	if err := d.refresh(ctx); err != nil {
 		return 0, err
 	}
-	if id, ok := d.get().Volumes[name]; ok {
+	if id, ok := d.get().Named(name); ok {
 		return id, nil
 	}
 	return 0, tnv.E("volume", tnv.KindNotExist, "there is no volume %.255q", name)
@@ -66,12 +79,7 @@ func (d *directory) find(ctx context.Context, name string) (tnv.VolumeID, error)
 
 // name is a volume's name.
 func (d *directory) name(vol tnv.VolumeID) string {
-	for name, id := range d.get().Volumes {
-		if id == vol {
-			return name
-		}
-	}
-	return ""
+	return d.get().Settings[vol].Name
 }
 
 // volumes are the ids of all volumes but the cluster's own.
@@ -85,7 +93,6 @@ func (d *directory) volumes() (ids []tnv.VolumeID) {
 
 // groups are those that were admitted, with their stores; began is when that was read.
 func (d *directory) groups() (groups []tnv.Group, began time.Time) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return d.cur.Groups, d.asOf
+	is, began := d.read()
+	return is.Groups, began
 }

@@ -38,6 +38,8 @@ func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Fram
 		return reply(ctx, f, t.status)
 	case protocol.TypeOwner:
 		return reply(ctx, f, t.owner)
+	case protocol.TypeTakeIDs:
+		return reply(ctx, f, t.takeIDs)
 	}
 	switch {
 	case f.Type == protocol.TypeDrain && p.Role == protocol.RoleTool:
@@ -46,6 +48,9 @@ func (t *tracker) handle(ctx context.Context, p *protocol.Peer, f *protocol.Fram
 		return reply(ctx, f, t.takeOver)
 	case f.Type == protocol.TypeAdmit && p.Role == protocol.RoleTracker:
 		return reply(ctx, f, t.admit)
+	}
+	if values, handled, err := t.toolRequest(ctx, p, f); handled {
+		return values, err
 	}
 	if f.Type == protocol.TypeAlive && (p.Role == protocol.RoleTool || p.Role == protocol.RoleClient) { // it changes nothing
 		return reply(ctx, f, t.alive)
@@ -134,6 +139,17 @@ func (t *tracker) announce(ctx context.Context, rq *protocol.Announce, via *prot
 	return &protocol.AnnounceReply{Group: n.Group, Map: *t.members.Map(), BeatMs: uint32(beatEvery.Milliseconds())}, nil
 }
 
+func (t *tracker) takeIDs(ctx context.Context, rq *protocol.TakeIDs) (*protocol.TakeIDsReply, error) {
+	id, err := t.directory.find(ctx, rq.Volume)
+	if err != nil {
+		return nil, tnv.Wrap("take ids", err)
+	}
+	return on(t, id, func(v *meta.Volume) (*protocol.TakeIDsReply, error) {
+		first, err := v.TakeIDs(ctx, uint64(rq.Count))
+		return &protocol.TakeIDsReply{First: first, Count: rq.Count}, err
+	})
+}
+
 func (t *tracker) beat(_ context.Context, rq *protocol.NodeBeat) (*protocol.NodeBeatReply, error) {
 	if err := t.members.beat(rq); err != nil {
 		return nil, err
@@ -143,6 +159,9 @@ func (t *tracker) beat(_ context.Context, rq *protocol.NodeBeat) (*protocol.Node
 }
 
 func (t *tracker) alive(ctx context.Context, rq *protocol.Alive) (*protocol.AliveReply, error) {
+	if rq.Vol == tnv.CopyVolume {
+		return t.pieceStates(rq)
+	}
 	return on(t, rq.Vol, func(v *meta.Volume) (*protocol.AliveReply, error) {
 		state, err := v.Alive(ctx, rq.Blocks)
 		return &protocol.AliveReply{State: state}, err
@@ -156,10 +175,16 @@ func (t *tracker) holds(ctx context.Context, rq *protocol.Held) (done, error) {
 	if len(rq.Blocks) > protocol.MaxBatch {
 		return done{}, tnv.E("held", tnv.KindInvalid, "%d blocks, at most %d", len(rq.Blocks), protocol.MaxBatch)
 	}
+	if rq.Vol == tnv.CopyVolume {
+		return done{}, nil
+	}
 	return on(t, rq.Vol, func(v *meta.Volume) (done, error) { return done{}, v.Held(ctx, rq.Node, rq.Blocks) })
 }
 
 func (t *tracker) lacking(ctx context.Context, rq *protocol.Lacking) (*protocol.LackingReply, error) {
+	if rq.Vol == tnv.CopyVolume {
+		return &protocol.LackingReply{}, nil
+	}
 	limit := int(min(max(rq.Limit, 1), protocol.MaxBatch))
 	return on(t, rq.Vol, func(v *meta.Volume) (*protocol.LackingReply, error) {
 		blocks, err := v.Lacking(ctx, rq.Node, rq.From, limit)

@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/meta"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -44,8 +45,10 @@ type members struct {
 	version uint64
 	groups  []tnv.Group // ids and names; Nodes is not used
 	nodes   map[tnv.NodeID]*member
-	asOf    time.Time // whatever the registry said then is in groups and nodes
-	usageAt time.Time // of the last map made for used space alone
+	asOf    time.Time            // whatever the registry said then is in groups and nodes
+	usageAt time.Time            // of the last map made for used space alone
+	leaving map[tnv.GroupID]bool // groups that are being emptied; true: closed, see Closed
+	closed  atomic.Pointer[map[tnv.GroupID]bool]
 }
 
 type member struct {
@@ -80,7 +83,7 @@ func (m *members) publishLocked() {
 	for _, g := range m.groups {
 		for _, n := range m.nodes {
 			if n.node.Group == g.ID {
-				g.Nodes = append(g.Nodes, n.node)
+				g.Nodes = append(g.Nodes, m.shownLocked(n.node))
 			}
 		}
 		slices.SortFunc(g.Nodes, func(a, b tnv.Node) int {
@@ -95,30 +98,37 @@ func (m *members) publishLocked() {
 }
 
 // know takes in what the registry said when its reading began: stores that were
-// admitted, and places that were taken, at another tracker.
-func (m *members) know(groups []tnv.Group, began time.Time) {
+// admitted, and places that were taken, at another tracker; and groups that leave,
+// unless the registry is here: then that is known already.
+func (m *members) know(d *meta.Directory, began time.Time, here bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if began.Before(m.asOf) { // it may lack who was admitted here meanwhile, and name who was replaced
 		return
 	}
 	m.asOf = began
-	changed := false
-	for _, g := range groups {
+	changed := m.forgetLocked(d.Retired)
+	if !here {
+		changed = m.followLocked(d) || changed
+	}
+	for _, g := range d.Groups {
+		if m.goneLocked(g.ID) {
+			continue
+		}
 		if !slices.ContainsFunc(m.groups, func(have tnv.Group) bool { return have.ID == g.ID }) {
 			m.groups = append(m.groups, tnv.Group{ID: g.ID, Name: g.Name})
 			changed = true
 		}
 		for _, n := range g.Nodes {
 			is := m.nodes[n.ID]
-			if is != nil && (!is.heard.IsZero() || is.node.Boot >= n.Boot && is.node.Addr == n.Addr) {
+			if slices.Contains(d.Retired, n.ID) || is != nil && (!is.heard.IsZero() || is.node.Boot >= n.Boot && is.node.Addr == n.Addr) {
 				continue // it speaks for itself, or nothing is new
 			}
 			m.nodes[n.ID] = &member{node: n}
 			changed = true
 		}
 	}
-	known := tnv.Map{Groups: groups}
+	known := tnv.Map{Groups: d.Groups}
 	for id, is := range m.nodes {
 		if known.Node(id) == nil {
 			delete(m.nodes, id)
@@ -264,7 +274,10 @@ func (m *members) status(lacks func(tnv.NodeID) (blocks, bytes uint64)) []protoc
 			st.BehindBytes += ns.BehindBytes
 			st.Nodes = append(st.Nodes, ns)
 		}
+		_, leaves := m.leaving[g.ID]
 		switch {
+		case leaves:
+			st.State = "draining"
 		case alive == 0:
 			st.State = "down"
 		case alive < len(g.Nodes) || slow || comparing || st.BehindBlocks > 0:

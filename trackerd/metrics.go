@@ -48,6 +48,7 @@ func newMetrics(t *tracker) *metrics {
 		}
 		return n
 	})
+	gauge("tnv_tracker_copy_age_seconds", "How old the state of the metadata is that can be restored from the storage groups; -1: none.", t.copyAge)
 	gauge("tnv_tracker_groups_degraded", "Groups that are not whole.", func() (n float64) {
 		for _, g := range t.members.status(t.lacks) {
 			if g.State != "whole" {

@@ -32,6 +32,9 @@ func (t *tracker) sweep(ctx context.Context) {
 	defer wg.Wait()
 	wg.Go(func() { t.expireSessions(ctx) })
 	wg.Go(func() { t.forgetGone(ctx) })
+	wg.Go(func() { t.collectLoop(ctx) })
+	wg.Go(func() { t.purgeLoop(ctx) })
+	wg.Go(func() { t.drainLoop(ctx) })
 	var mu sync.Mutex
 	busy := map[tnv.NodeID]bool{}
 	tick := time.NewTicker(sweepEvery)
@@ -76,6 +79,7 @@ func pause(ctx context.Context, d time.Duration) {
 // expireSessions ends silent sessions. That may take long, and nothing waits for it.
 func (t *tracker) expireSessions(ctx context.Context) {
 	for ctx.Err() == nil {
+		t.applySettings()
 		for _, v := range t.held.volumes() {
 			if err := v.Expire(ctx, time.Now()); err != nil && ctx.Err() == nil {
 				t.log.WithError(err).Warn("ending silent sessions failed; it is tried again")
@@ -143,6 +147,9 @@ func (t *tracker) deleteIn(ctx context.Context, n tnv.Node, v *meta.Volume) erro
 		ids, err := v.Deletions(ctx, n.ID, 0, deleteBatch)
 		if err != nil || len(ids) == 0 {
 			return err
+		}
+		if !t.copied(ctx) {
+			return nil // the shipper says why
 		}
 		if err := t.settle(ctx); err != nil {
 			return err

@@ -37,6 +37,7 @@ import (
 	"github.com/tnvfs/tnv/kv/postgres"
 	"github.com/tnvfs/tnv/meta"
 	"github.com/tnvfs/tnv/protocol"
+	"github.com/tnvfs/tnv/ship"
 )
 
 // Config says how a tracker runs. Listen, Dir and Key are needed.
@@ -50,14 +51,24 @@ type Config struct {
 	Volumes    []string // made if they are not there. Nil: "media"
 	Memory     int64    // bytes; half of it for records and the engine's cache. 0: 512 MiB
 	Admin      string   // address of the side door; empty: none
-	Log        *logrus.Entry
-	Ready      func(addr string) // called once, when requests are answered
+	// Quarantine is how long a block that nothing names is kept; 0: 24 hours.
+	Quarantine   time.Duration
+	CollectEvery time.Duration // how often the stores are looked through for such blocks; 0: 1 hour
+	// NoCopies has the embedded engine not shipped to the storage groups: the loss of
+	// its disk is the loss of the library.
+	NoCopies bool
+	Log      *logrus.Entry
+	Ready    func(addr string) // called once, when requests are answered
 
 	openEngine func(ctx context.Context, cfg Config) (kv.Engine, error) // for tests; nil: by Meta and Dir
 }
 
-// DefaultMemory is the default of Config.Memory.
-const DefaultMemory = 512 << 20
+// Defaults of Config.
+const (
+	DefaultMemory       = 512 << 20
+	DefaultQuarantine   = 24 * time.Hour
+	DefaultCollectEvery = time.Hour
+)
 
 func (c *Config) check() error {
 	const op = "trackerd"
@@ -73,7 +84,15 @@ func (c *Config) check() error {
 	if c.Log == nil {
 		c.Log = logrus.NewEntry(logrus.StandardLogger())
 	}
+	if c.Quarantine == 0 {
+		c.Quarantine = DefaultQuarantine
+	}
+	if c.CollectEvery == 0 {
+		c.CollectEvery = DefaultCollectEvery
+	}
 	switch {
+	case c.Quarantine < 0 || c.CollectEvery < 0:
+		return tnv.E(op, tnv.KindInvalid, "a quarantine or period below zero")
 	case c.Dir == "" && c.Meta == "" && c.openEngine == nil:
 		return tnv.E(op, tnv.KindInvalid, "neither a directory nor a database is given")
 	case c.Meta != "" && !strings.HasPrefix(c.Meta, "postgres://") && !strings.HasPrefix(c.Meta, "postgresql://"):
@@ -109,6 +128,16 @@ type tracker struct {
 	barrier   barrier
 	watching  sync.WaitGroup // of holdings
 	failed    chan error     // takes why the tracker cannot go on
+
+	journal *ship.Journal // nil: the engine is not shipped
+	shipper *ship.Shipper // as above, and before it is started
+
+	changing   sync.Mutex // held while volumes are opened and closed as the registry says
+	collecting sync.Mutex // one comparison of stores with metadata at a time
+	fscks      fscks
+	jobs       jobs
+	life       context.Context // of what runs in the background; set by serve
+	background sync.WaitGroup
 }
 
 // closeLimit is how long the database may be away while the tracker stops.
@@ -131,6 +160,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			err = errors.Join(err, e)
 		}
 	}()
+	t.engine = t.journalled(t.engine)
 	ln, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return &tnv.Error{Op: "trackerd", Kind: tnv.KindInvalid, Msg: "cannot listen on " + cfg.Listen, Err: err}
@@ -143,8 +173,12 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	endpoint := &protocol.Endpoint{Key: cfg.Key, Role: protocol.RoleTracker}
 	t.pool = &protocol.Pool{Endpoint: endpoint}
 	defer t.pool.Close()
+	defer t.stopShipping() // when the volumes are closed
 	defer t.closeVolumes()
 	if err := t.start(ctx); err != nil {
+		return err
+	}
+	if err := t.startShipping(ctx); err != nil {
 		return err
 	}
 	t.metrics = newMetrics(t)
@@ -164,6 +198,11 @@ func openEngine(ctx context.Context, cfg Config) (kv.Engine, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, &tnv.Error{Op: "trackerd", Kind: tnv.KindInvalid, Msg: "cannot make the data directory", Err: err}
 	}
+	return openPebble(cfg)
+}
+
+// openPebble opens the embedded engine in the tracker's directory.
+func openPebble(cfg Config) (kv.Engine, error) {
 	opt := pebble.Options{Log: cfg.Log, CacheSize: cfg.Memory / 8, MemTableSize: min(64<<20, uint64(cfg.Memory)/16)}
 	if cfg.Durability == "sync" {
 		opt.Durability = pebble.Sync
@@ -234,13 +273,34 @@ func (t *tracker) start(ctx context.Context) error {
 	}
 	known, _ := t.directory.groups()
 	t.members = newMembers(h.lease.Epoch, known, t.log)
-	for _, id := range t.directory.volumes() {
-		if _, err := t.own(ctx, id); err != nil {
-			return err
+	return t.ownAll(ctx, t.directory.volumes())
+}
+
+// ownAtOnce is how many volumes are taken at the same time: their leases share syncs.
+const ownAtOnce = 64
+
+// ownAll takes volumes of the embedded engine, unless they are held.
+func (t *tracker) ownAll(ctx context.Context, ids []tnv.VolumeID) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var all []error
+	limit := make(chan struct{}, ownAtOnce)
+	for _, id := range ids {
+		if t.held.get(id) != nil {
+			continue
 		}
+		limit <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-limit }()
+			_, err := t.own(ctx, id)
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, err)
+		})
 	}
+	wg.Wait()
 	t.shareCache()
-	return nil
+	return errors.Join(all...)
 }
 
 // own takes a volume of the embedded engine, which is open in one process at a
@@ -287,6 +347,9 @@ func (t *tracker) open(ctx context.Context, h *holding) (err error) {
 	if err != nil {
 		return err
 	}
+	if set, there := t.directory.get().Settings[h.lease.Vol]; there {
+		h.volume.SetSettings(set)
+	}
 	t.watch(h, "volume "+name)
 	return nil
 }
@@ -316,6 +379,9 @@ func (t *tracker) watch(h *holding, what string) {
 		case <-h.dead():
 			if t.contender != nil {
 				t.contender.gaveUp(h)
+				return
+			}
+			if t.held.get(h.lease.Vol) != h { // it was closed because the volume was deleted
 				return
 			}
 			select {
@@ -352,10 +418,17 @@ func (t *tracker) closeVolumes() {
 
 // serve answers requests until ctx ends or a volume fails.
 func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net.Listener) error {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	t.life = work
+	if err := t.resumeDrains(work); err != nil {
+		cancel()
+		t.background.Wait()
+		return err
+	}
 	srv := &protocol.Server{Endpoint: endpoint, Log: t.log, Handle: t.handle, Closed: t.disconnected, Inline: meta.IsQuery, MaxOutstanding: 512}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
-	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var working sync.WaitGroup
 	working.Go(func() { t.sweep(work) })
 	working.Go(func() { t.pushMaps(work) })
@@ -380,6 +453,7 @@ func (t *tracker) serve(ctx context.Context, endpoint *protocol.Endpoint, ln net
 	srv.Close()
 	<-served
 	working.Wait()
+	t.background.Wait()
 	if err == nil {
 		t.log.Info("tracker has stopped")
 	}

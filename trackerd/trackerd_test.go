@@ -37,6 +37,7 @@ func run(t testing.TB, cfg Config) *running {
 	ready := make(chan string, 1)
 	done := make(chan error, 1)
 	cfg.Listen, cfg.Log, cfg.Memory = "127.0.0.1:0", quiet(), 64<<20
+	cfg.NoCopies = true // its stores are no real ones
 	cfg.Ready = func(addr string) { ready <- addr }
 	go func() { done <- Run(ctx, cfg) }()
 	r := &running{t: t, cfg: cfg}
@@ -132,6 +133,8 @@ type store struct {
 	orders []string // "sync" and "delete", in the order in which they came
 	gone   []tnv.BlockID
 	refuse error // what sync and delete answer
+	holds  map[tnv.BlockID]tnv.Home
+	copies map[tnv.BlockID]tnv.Home // pieces of copies of the metadata
 	stop   func()
 }
 
@@ -160,7 +163,7 @@ func (s *store) handle(_ context.Context, _ *protocol.Peer, f *protocol.Frame) (
 	switch f.Type {
 	case protocol.TypeSync:
 		s.orders = append(s.orders, "sync")
-		return []any{&protocol.SyncReply{Node: s.node.ID, Boot: s.node.Boot}}, nil
+		return []any{s.syncLocked(f)}, nil
 	case protocol.TypeDelete:
 		var rq protocol.Delete
 		if err := f.Decode(&rq); err != nil {
@@ -171,7 +174,14 @@ func (s *store) handle(_ context.Context, _ *protocol.Peer, f *protocol.Frame) (
 		}
 		s.orders = append(s.orders, "delete")
 		s.gone = append(s.gone, rq.Blocks...)
+		for _, b := range rq.Blocks {
+			delete(s.holds, b)
+		}
 		return []any{&protocol.DeleteReply{}}, nil
+	case protocol.TypeList:
+		var rq protocol.List
+		err := f.Decode(&rq)
+		return []any{s.listLocked(&rq)}, err
 	}
 	return nil, tnv.E("store", tnv.KindProtocol, "type %d", f.Type)
 }

@@ -41,7 +41,7 @@ func Run(t *testing.T, open func(t testing.TB) *Store) {
 		{"BuffersAreCopied", testBuffers}, {"VolumesDoNotMix", testVolumes}, {"OneMoment", testOneMoment},
 		{"Concurrent", testConcurrent}, {"Context", testContext}, {"Closed", testClosed},
 		{"Fence", testFence}, {"FenceRace", testFenceRace}, {"Sequence", testSequence},
-		{"Lease", testLease}, {"LeaseCAS", testLeaseCAS}, {"Release", testRelease}, {"Shared", testShared},
+		{"Lease", testLease}, {"LeaseCAS", testLeaseCAS}, {"Raise", testRaise}, {"Release", testRelease}, {"Shared", testShared},
 		{"Reopen", testReopen}, {"Kill", testKill}, {"PowerLoss", testPowerLoss}, {"SyncedSurvives", testSyncedSurvives},
 		{"LeaseSurvives", testLeaseSurvives}, {"Crashes", testCrashes},
 	} {

@@ -194,3 +194,30 @@ func testRelease(t *testing.T, s *Store) {
 	}
 	put(t, e, kv.Fence{Vol: 1, Epoch: next.Epoch}, set("a", "2"))
 }
+
+// testRaise takes a volume over at a higher epoch, as one that comes from elsewhere.
+func testRaise(t *testing.T, s *Store) {
+	e := s.Engine
+	r, can := e.(kv.Raiser)
+	if !can {
+		t.Fatalf("engine %s cannot", e.Name())
+	}
+	old := own(t, e, 1)
+	f := own(t, e, 1)
+	l, err := e.Lease(ctx, 1)
+	must(t, err)
+	_, err = r.Raise(ctx, kv.Lease{Vol: 1, Epoch: old.Epoch}, 50)
+	wantIs(t, err, kv.ErrFenced)
+	for _, to := range []tnv.Epoch{100, 7} {
+		l, err = r.Raise(ctx, l, to)
+		must(t, err)
+		if l.Epoch != 100 {
+			t.Fatalf("raised to %d the epoch is %d", to, l.Epoch)
+		}
+	}
+	wantIs(t, e.Apply(ctx, f, []kv.Batch{batch(1, set("a", "1"))}), kv.ErrFenced)
+	put(t, e, kv.Fence{Vol: 1, Epoch: 100}, set("a", "2"))
+	if next := own(t, e, 1); next.Epoch != 101 {
+		t.Fatalf("the next epoch is %d", next.Epoch)
+	}
+}

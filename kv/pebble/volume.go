@@ -280,6 +280,17 @@ func (e *Engine) Renew(ctx context.Context, l kv.Lease) (kv.Lease, error) {
 	})
 }
 
+// Raise implements kv.Raiser.
+func (e *Engine) Raise(ctx context.Context, l kv.Lease, to tnv.Epoch) (kv.Lease, error) {
+	return e.setLease(ctx, l.Vol, true, func(cur kv.Lease) (kv.Lease, error) {
+		if !cur.Owned(l.Epoch) {
+			return kv.Lease{}, kv.ErrFenced
+		}
+		cur.Epoch = max(cur.Epoch, to)
+		return cur, nil
+	})
+}
+
 // Release implements kv.Engine.
 func (e *Engine) Release(ctx context.Context, l kv.Lease) error {
 	_, err := e.setLease(ctx, l.Vol, true, func(cur kv.Lease) (kv.Lease, error) {

@@ -66,6 +66,27 @@ func (e *Engine) Acquire(ctx context.Context, seen kv.Lease, holder string, ttl 
 	return seen.Next(holder, ttl), nil
 }
 
+// Raise implements kv.Raiser. A second try finds what the first has done.
+func (e *Engine) Raise(ctx context.Context, l kv.Lease, to tnv.Epoch) (kv.Lease, error) {
+	to = max(to, l.Epoch)
+	var r leaseRow
+	err := e.patient(context.WithoutCancel(ctx), "raise", func(ctx context.Context) error {
+		err := e.leases.row(ctx, r.into(), `WITH l AS (UPDATE lease u SET epoch = $3 WHERE u.vol = $1 AND NOT u.released
+				AND (u.epoch = $2 OR u.epoch = $3 AND u.holder = $4) RETURNING u.*),
+			v AS (UPDATE volume w SET epoch = l.epoch FROM l WHERE w.vol = l.vol)
+			SELECT `+leaseColumns+` FROM l`,
+			int64(l.Vol), int64(l.Epoch), int64(to), l.Holder)
+		if errors.Is(err, sql.ErrNoRows) {
+			err = kv.ErrFenced
+		}
+		return err
+	})
+	if err != nil {
+		return kv.Lease{}, e.callError(ctx, l.Vol, err)
+	}
+	return r.lease(), nil
+}
+
 // Renew implements kv.Engine.
 func (e *Engine) Renew(ctx context.Context, l kv.Lease) (kv.Lease, error) {
 	got, err := e.renew(ctx, []kv.Lease{l}, `SELECT `+leaseColumns+` FROM renew_1($1, $2) l`)

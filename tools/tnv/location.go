@@ -17,11 +17,16 @@ type location struct {
 }
 
 func (l *location) register(cmd *cobra.Command) {
+	l.registerCluster(cmd)
+	cmd.Flags().StringVar(&l.volume, "volume", "", "volume (default media)")
+}
+
+// registerCluster is register for commands that are about no volume, or name it otherwise.
+func (l *location) registerCluster(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&l.dir, "dir", "", "`DIR` of a cluster that tnv up made on this machine")
 	f.StringVar(&l.trackers, "trackers", "", "addresses of the trackers, HOST:PORT with commas (default $TNV_TRACKERS)")
 	f.StringVar(&l.keyfile, "keyfile", "", "file with the cluster's key (default $TNV_KEYFILE)")
-	f.StringVar(&l.volume, "volume", "", "volume (default media)")
 	cmd.MarkFlagDirname("dir")
 	cmd.MarkFlagFilename("keyfile")
 }
@@ -39,6 +44,14 @@ func (l *location) find() (target, error) {
 		l.volume = volume
 	}
 	return target{trackers, key}, err
+}
+
+// name is the volume's name, once it was settled.
+func (l *location) name() string {
+	if l.volume == "" {
+		return "media"
+	}
+	return l.volume
 }
 
 // remember notes a cluster that is up, so that commands without flags find it.

@@ -150,9 +150,10 @@ this user brought up.`,
 			root.AddCommand(c)
 		}
 	}
-	add("cluster", a.upCommand(), a.downCommand(), a.statusCommand(), a.scrubCommand(), a.keyCommand(), a.trackerCommand())
+	add("cluster", a.upCommand(), a.downCommand(), a.statusCommand(), a.scrubCommand(), a.keyCommand(), a.volumeCommand(), a.trackerCommand())
+	add("cluster", a.groupCommand(), a.nodeCommand(), a.balanceCommand(), a.fsckCommand(), a.collectCommand(), a.dumpCommand(), a.loadCommand(), a.restoreCommand())
 	add("files", a.lsCommand(), a.statCommand(), a.catCommand(), a.putCommand(), a.getCommand(),
-		a.rmCommand(), a.mkdirCommand(), a.mvCommand(), a.linkCommand())
+		a.rmCommand(), a.mkdirCommand(), a.mvCommand(), a.linkCommand(), a.idCommand())
 	add("daemon", a.trackerdCommand(), a.storedCommand(), a.httpdCommand(), a.mountCommand(asHelper),
 		a.passwdCommand(), a.tokenCommand())
 	root.AddCommand(a.versionCommand())

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -9,6 +10,21 @@ import (
 )
 
 const trackerdMemory size = 512 << 20
+
+// Defaults of flags, also for the trackers that `tnv up` starts: they inherit them.
+const (
+	quarantineEnv   = "TNV_QUARANTINE"
+	collectEveryEnv = "TNV_COLLECT_EVERY"
+)
+
+// fromEnv is a time that the environment gives; 0 if it gives none.
+func fromEnv(name string) time.Duration {
+	d, err := time.ParseDuration(os.Getenv(name))
+	if err != nil {
+		return 0
+	}
+	return d
+}
 
 func (a *app) trackerdCommand() *cobra.Command {
 	var d daemonFlags
@@ -62,7 +78,10 @@ failure after fsync, syncfs or a second. "sync": a power failure at once, which 
 	f.StringVar(&cfg.Dir, "dir", "", "directory of the tracker's data")
 	f.StringVar(&cfg.Meta, "meta", "", "`URL` of the database that trackers share, postgres://… (default $TNV_META)")
 	f.StringVar(&cfg.Durability, "durability", "os", "what an acknowledged operation survives: os or sync")
+	f.DurationVar(&cfg.Quarantine, "quarantine", fromEnv(quarantineEnv), "keep blocks that no file names for so long, for certainty (default 24h, or $"+quarantineEnv+")")
+	f.DurationVar(&cfg.CollectEvery, "collect-every", fromEnv(collectEveryEnv), "look for such blocks so often (default 1h, or $"+collectEveryEnv+")")
 	f.StringSliceVar(&cfg.Volumes, "volume", []string{"media"}, "volumes to make if they are not there")
+	f.BoolVar(&cfg.NoCopies, "no-copies", false, "keep no copy of the metadata in the storage groups: losing DIR is losing all names")
 	d.register(cmd, trackerdMemory)
 	k.register(cmd)
 	complete(cmd, "durability", "os", "sync")
