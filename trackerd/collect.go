@@ -119,10 +119,16 @@ func quarantine(ctx context.Context, v *meta.Volume, g tnv.GroupID, odd []protoc
 
 // eachListed calls fn for a store's blocks of a volume, page by page, none of them empty.
 func (t *tracker) eachListed(ctx context.Context, n tnv.Node, vol tnv.VolumeID, fn func(page []protocol.ListedBlock) error) error {
+	return t.eachListedTo(ctx, n, vol, 0, fn)
+}
+
+// eachListedTo is eachListed for ids below one; 0: all. With a bound it ends, however
+// fast blocks are written meanwhile.
+func (t *tracker) eachListedTo(ctx context.Context, n tnv.Node, vol tnv.VolumeID, to tnv.BlockID, fn func(page []protocol.ListedBlock) error) error {
 	for from := tnv.BlockID(1); ; {
 		call, cancel := context.WithTimeout(ctx, listTimeout)
 		var rep protocol.ListReply
-		err := t.pool.Call(call, n.Addr, protocol.TypeList, &rep, &protocol.List{Vol: vol, From: from, Limit: protocol.MaxBatch})
+		err := t.pool.Call(call, n.Addr, protocol.TypeList, &rep, &protocol.List{Vol: vol, From: from, To: to, Limit: protocol.MaxBatch})
 		cancel()
 		if err != nil {
 			return tnv.Wrap("list the blocks of store "+n.ID.String(), err)

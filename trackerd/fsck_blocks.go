@@ -46,9 +46,13 @@ func (j *fsckJob) checkGroup(ctx context.Context, part meta.Part, named map[tnv.
 		}
 	}
 	nodes = nodes[:min(len(nodes), maxMembers)]
+	to := tnv.BlockID(1)
+	for b := range named {
+		to = max(to, b+1)
+	}
 	held := map[tnv.BlockID]uint64{} // by which of the nodes, a bit each
 	for i, n := range nodes {
-		err := j.t.eachListed(ctx, n, j.v.ID(), func(page []protocol.ListedBlock) error {
+		err := j.t.eachListedTo(ctx, n, j.v.ID(), to, func(page []protocol.ListedBlock) error {
 			j.update(func(rep *protocol.FsckReply) { rep.Blocks += uint64(len(page)) })
 			for _, b := range page {
 				x, there := named[b.Block]
