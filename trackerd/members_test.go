@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/meta"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -79,19 +80,19 @@ func TestKnow(t *testing.T) {
 		}
 	}
 	now := time.Now()
-	m.know(says(1), now)
+	m.know(&meta.Directory{Groups: says(1)}, now, false)
 	check("nothing is new", false, 1)
-	m.know(says(1, 2), now)
+	m.know(&meta.Directory{Groups: says(1, 2)}, now, false)
 	check("admitted elsewhere", true, 1, 2)
 	early := time.Now()
 	m.announced(node(3), 2, "g1", nil)
 	check("admitted here, in the place of another", true, 1, 3)
-	m.know(says(1, 2), early)
+	m.know(&meta.Directory{Groups: says(1, 2)}, early, false)
 	check("read before that", false, 1, 3)
 	later := time.Now()
-	m.know(says(1, 4), later)
+	m.know(&meta.Directory{Groups: says(1, 4)}, later, false)
 	check("replaced elsewhere", true, 1, 4)
-	m.know(says(1, 3), early)
+	m.know(&meta.Directory{Groups: says(1, 3)}, early, false)
 	check("an old reading, late", false, 1, 4)
 	if n := m.Map().Node(4); n.State != tnv.NodeLost {
 		t.Errorf("a store that was not heard of is %v", n.State)
