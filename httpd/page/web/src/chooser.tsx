@@ -8,15 +8,15 @@ import { nameOf, parentOf } from "./route";
 
 export function Chooser(props: { title: string; start: string; not: string[]; onDone: (dir: string) => void; onClose: () => void }) {
   const [dir, go] = useState(props.start);
-  const [dirs, set] = useState<{ entries: Entry[]; total: number; writable: boolean } | undefined>();
+  const [found, set] = useState<{ of: string; entries: Entry[]; total: number; writable: boolean } | undefined>();
+  const dirs = found?.of === dir ? found : undefined; // what is in the one before says nothing of this one
   const [wrong, complain] = useState("");
   useEffect(() => {
     const abort = new AbortController();
-    set(undefined);
     list({ path: dir, sort: "name", order: "asc", kind: "dir" }, 0, 1000, undefined, abort.signal).then(
       (l) => {
         complain("");
-        set({ entries: l.entries, total: l.total, writable: l.can_write ?? false });
+        set({ of: dir, entries: l.entries, total: l.total, writable: l.can_write ?? false });
       },
       (err: Error) => !abort.signal.aborted && complain(err.message),
     );

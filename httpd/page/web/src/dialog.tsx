@@ -52,14 +52,18 @@ export function AskName(props: { title: string; verb: string; value: string; tak
     input.current?.focus();
     input.current?.setSelectionRange(0, dot > 0 ? dot : props.value.length);
   }, []);
-  const wrong = badName(name) || (name !== props.value && props.taken(name) ? "That name is taken." : "");
+  const wrongWith = (name: string) => badName(name) || (name !== props.value && props.taken(name) ? "That name is taken." : "");
+  const wrong = wrongWith(name);
   return (
     <Dialog title={props.title} onClose={props.onClose}>
       <form
         onSubmit={(e) => {
           e.preventDefault();
-          if (!wrong && name !== props.value) props.onDone(name);
-          if (!wrong) props.onClose();
+          const now = input.current?.value ?? name; // Enter may come before what was typed is drawn
+          set(now);
+          if (wrongWith(now)) return;
+          if (now !== props.value) props.onDone(now);
+          props.onClose();
         }}
       >
         <label>

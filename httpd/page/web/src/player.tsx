@@ -53,13 +53,14 @@ function useSubtitle(media: Media | undefined) {
     let url: string | undefined;
     fail("");
     fetchSubtitle(chosen, abort.signal).then(
-      (u) => setTrack((url = u)),
+      (u) => (abort.signal.aborted ? URL.revokeObjectURL(u) : setTrack((url = u))),
       (err: Error) => !abort.signal.aborted && fail(`These subtitles cannot be shown: ${err.message}`),
     );
     return () => {
       abort.abort();
       setTrack(undefined);
-      if (url) URL.revokeObjectURL(url);
+      const done = url;
+      if (done) setTimeout(() => URL.revokeObjectURL(done), 10_000); // the element may be about to load it
     };
   }, [chosen?.url]);
   const choose = (s: Subtitle | undefined) => {
