@@ -75,7 +75,8 @@ func (k *cluster) daemon(name string, run func(ctx context.Context, ready func(a
 func startCluster(tb testing.TB, groups, replicas int) *cluster {
 	k := &cluster{tb: tb, key: protocol.NewKey(), dir: tb.TempDir(), stop: map[string]func(){}}
 	k.tracker = k.daemon("trackerd", func(ctx context.Context, ready func(string)) error {
-		return trackerd.Run(ctx, trackerd.Config{Listen: "127.0.0.1:0", Dir: filepath.Join(k.dir, "trackerd"), Key: k.key, Log: quiet(), Ready: ready})
+		return trackerd.Run(ctx, trackerd.Config{Listen: "127.0.0.1:0", Dir: filepath.Join(k.dir, "trackerd"), Key: k.key, Log: quiet(), Ready: ready,
+			NoCopies: true}) // blocks are counted here
 	})
 	for g := 1; g <= groups; g++ {
 		for r := 1; r <= replicas; r++ {

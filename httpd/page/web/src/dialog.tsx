@@ -1,6 +1,6 @@
 // Questions to the user. One stands at a time, above the page, which waits.
 import type { ComponentChildren } from "preact";
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Icon } from "./icons";
 
 /** Dialog is a modal window: Escape and the space around it close it. */
@@ -47,7 +47,7 @@ export function badName(name: string): string {
 export function AskName(props: { title: string; verb: string; value: string; taken: (name: string) => boolean; onDone: (name: string) => void; onClose: () => void }) {
   const [name, set] = useState(props.value);
   const input = useRef<HTMLInputElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const dot = props.value.lastIndexOf(".");
     input.current?.focus();
     input.current?.setSelectionRange(0, dot > 0 ? dot : props.value.length);
