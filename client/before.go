@@ -23,7 +23,7 @@ const (
 // before is the layout that an inode had before it was cut.
 type before struct {
 	layout
-	until time.Time // zero: it is being cut
+	cut time.Time // when it was; zero: it is being cut
 }
 
 // remember keeps the layout behind a size that is being set, if somebody else may be
@@ -34,7 +34,6 @@ func (in *inode) remember(ctx context.Context, size uint64) (done func()) {
 	in.c.inodes.mu.Unlock()
 	in.mu.Lock()
 	was := in.attr.Size
-	in.before = nil // of an earlier cut
 	in.mu.Unlock()
 	if alone || was <= size || in.c.Contested(in.ino) {
 		return func() {}
@@ -51,7 +50,7 @@ func (in *inode) remember(ctx context.Context, size uint64) (done func()) {
 	in.mu.Unlock()
 	return func() {
 		in.mu.Lock()
-		b.until = time.Now().Add(beforeFor)
+		b.cut = time.Now()
 		in.mu.Unlock()
 		time.AfterFunc(beforeFor, func() {
 			in.mu.Lock()
@@ -63,13 +62,13 @@ func (in *inode) remember(ctx context.Context, size uint64) (done func()) {
 	}
 }
 
-// ViewBefore is View of what was there before this client cut the file, a moment ago
-// or just now. io.EOF: it did not, or there was nothing, or it is not known.
-func (h *Handle) ViewBefore(ctx context.Context, off int64, n int) (parts [][]byte, release func(), err error) {
+// ViewBefore is View of what was there before this client cut the file, for a read that
+// arrived before it was cut. io.EOF: it was not, or there was nothing, or it is not known.
+func (h *Handle) ViewBefore(ctx context.Context, off int64, n int, arrived time.Time) (parts [][]byte, release func(), err error) {
 	in := h.in
 	in.mu.Lock()
 	b := in.before
-	if b == nil || !b.until.IsZero() && time.Now().After(b.until) || in.c.Contested(in.ino) {
+	if b == nil || !b.cut.IsZero() && (arrived.After(b.cut) || time.Since(b.cut) > beforeFor) || in.c.Contested(in.ino) {
 		in.mu.Unlock()
 		return nil, func() {}, io.EOF
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/protocol"
@@ -19,9 +20,10 @@ func TestViewBefore(t *testing.T) {
 	h, rep, err := c.CreateFile(ctx, tnv.Root, protocol.Create{Parent: tnv.RootIno, Name: "f", Mode: tnv.TypeRegular.Mode() | 0o644}, os.O_RDWR)
 	must(t, err)
 	defer h.Close()
+	arrived := time.Now() // before each cut
 	want := func(what, data string) {
 		t.Helper()
-		parts, release, err := h.ViewBefore(ctx, 0, 100)
+		parts, release, err := h.ViewBefore(ctx, 0, 100, arrived)
 		defer release()
 		got := ""
 		for _, p := range parts {
@@ -58,6 +60,10 @@ func TestViewBefore(t *testing.T) {
 	cut(0)
 	settle()
 	want("cut", "two")
+	early := arrived
+	arrived = time.Now()
+	want("cut before the read arrived", "")
+	arrived = early
 	settle()
 	cut(0)
 	settle()

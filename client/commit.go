@@ -144,6 +144,9 @@ func (in *inode) commitBatch(ctx context.Context, batch []*piece, mode flushMode
 			return err
 		}
 	}
+	fl := in.c.leases.fly([]tnv.Ino{in.ino}) // first: it may wait for READs, which wait for what tell begins
+	fl.failed()                              // the commit has a flight of its own, which takes the answer in
+	defer fl.land()
 	defer in.tell()()
 	a, err := in.commitStored(octx, batch, protocol.Commit{Sync: sync})
 	if err == nil {

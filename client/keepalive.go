@@ -214,7 +214,7 @@ func (r *releases) send(inos []tnv.Ino) {
 	for i, ino := range inos {
 		keys[i] = attrKey(ino)
 	}
-	r.c.leases.recall(keys) // they are gone as soon as the owner has heard
+	r.c.leases.forget(keys) // they are gone as soon as the owner has heard
 	_, err := r.c.read(r.c.life, tnv.Root, protocol.TypeReleased, &nothing{}, &protocol.Released{Inos: inos})
 	if err != nil && r.c.life.Err() == nil {
 		// The owner names them again with the next keep-alive.

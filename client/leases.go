@@ -42,7 +42,7 @@ type leaseCache struct {
 	attrs    map[tnv.Ino]tnv.Attr         // leased
 	dirs     map[tnv.Ino]*leasedDir       // whose names are leased
 	names    int                          // in dirs
-	wanted   map[tnv.Ino]time.Duration    // when an inode's attributes were last recalled, or not leased though asked for
+	wanted   map[tnv.Ino]rivalry          // inodes whose attributes were recalled, or not leased though asked for
 	flying   map[protocol.LeaseKey]int    // touched by mutations under way
 	flyNames map[nameKey]int              // likewise
 	hints    map[nameKey]tnv.Ino          // what names stood for when last heard of; nothing is leased
@@ -100,7 +100,7 @@ const (
 func newLeaseCache(memory int64) *leaseCache {
 	return &leaseCache{max: int(min(max(memory/attrBytes, minLeases), maxLeases)),
 		recalled: map[protocol.LeaseKey]uint64{}, attrs: map[tnv.Ino]tnv.Attr{}, dirs: map[tnv.Ino]*leasedDir{},
-		wanted: map[tnv.Ino]time.Duration{}, flying: map[protocol.LeaseKey]int{}, flyNames: map[nameKey]int{}, hints: map[nameKey]tnv.Ino{}}
+		wanted: map[tnv.Ino]rivalry{}, flying: map[protocol.LeaseKey]int{}, flyNames: map[nameKey]int{}, hints: map[nameKey]tnv.Ino{}}
 }
 
 // Watch has w told of what it must forget. It is called once, before anything is
@@ -263,7 +263,7 @@ func (l *leaseCache) takeAttrLocked(t *told, a tnv.Attr) {
 	}
 	granted := l.grantedLocked(t, attrKey(a.Ino))
 	if !granted && t.leased.Gen == l.gen && l.untouchedLocked(t.mark, attrKey(a.Ino)) && len(l.attrs) < minLeases { // the owner has room for more
-		l.wantedLocked(a.Ino)
+		l.wantedLocked(a.Ino, 0)
 	}
 	if !granted && (!held || !l.untouchedLocked(t.mark, attrKey(a.Ino))) {
 		delete(l.attrs, a.Ino)
@@ -281,20 +281,28 @@ func (l *leaseCache) takeAttrLocked(t *told, a tnv.Attr) {
 // wantedFor is how long an inode counts as one that others change.
 const wantedFor = 5 * time.Second
 
+// rivalry is that others change an inode.
+type rivalry struct {
+	at   time.Duration
+	data uint64 // Attr.Data that was leased then; 0: none was
+}
+
 // wantedLocked notes that others change an inode.
-func (l *leaseCache) wantedLocked(ino tnv.Ino) {
+func (l *leaseCache) wantedLocked(ino tnv.Ino, data uint64) {
 	if len(l.wanted) >= maxHints {
 		clear(l.wanted)
 	}
-	l.wanted[ino] = clock.Boot()
+	l.wanted[ino] = rivalry{clock.Boot(), data}
 }
 
-// contested tells whether others have changed an inode a moment ago.
+// contested tells whether others have changed an inode's content a moment ago. If it
+// is leased again, and the content is that of before, they changed something else.
 func (l *leaseCache) contested(ino tnv.Ino) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	at, known := l.wanted[ino]
-	if known && clock.Boot()-at >= wantedFor {
+	w, known := l.wanted[ino]
+	a, leased := l.attrLocked(ino)
+	if known && (clock.Boot()-w.at >= wantedFor || leased && w.data != 0 && a.Data == w.data) {
 		delete(l.wanted, ino)
 		known = false
 	}

@@ -288,9 +288,24 @@ func TestContested(t *testing.T) {
 	if !l.contested(7) {
 		t.Error("the owner does not lease it")
 	}
-	l.wanted[7] -= wantedFor
+	l.wanted[7] = rivalry{at: l.wanted[7].at - wantedFor}
 	if l.contested(7) || len(l.wanted) != 1 {
 		t.Error("contested for ever")
+	}
+	l.until = clock.Boot() + time.Hour
+	granted := told{mark: l.mark(), leased: protocol.Leased{Gen: 1, Keys: []protocol.LeaseKey{attrKey(9)}}}
+	l.takeAttr(&granted, tnv.Attr{Ino: 9, Version: 1, Data: 1})
+	l.recall([]protocol.LeaseKey{attrKey(9)})
+	granted.mark = l.mark()
+	l.takeAttr(&granted, tnv.Attr{Ino: 9, Version: 2, Data: 1})
+	if l.contested(9) {
+		t.Error("another mount changed its mode")
+	}
+	l.recall([]protocol.LeaseKey{attrKey(9)})
+	granted.mark = l.mark()
+	l.takeAttr(&granted, tnv.Attr{Ino: 9, Version: 3, Data: 3})
+	if !l.contested(9) {
+		t.Error("another mount changed its content")
 	}
 	early := told{mark: l.mark(), leased: protocol.Leased{Gen: 1}}
 	l.fly([]tnv.Ino{8}).land()

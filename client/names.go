@@ -81,6 +81,11 @@ func (c *Client) SetAttr(ctx context.Context, cred tnv.Cred, req protocol.SetAtt
 		return set()
 	}
 	defer c.inodes.release(in)
+	if req.Mask&protocol.SetSize != 0 {
+		in.mu.Lock()
+		in.before = nil // of an earlier cut
+		in.mu.Unlock()
+	}
 	if err := in.flush(ctx, flushCommit); err != nil {
 		return tnv.Attr{}, err
 	}

@@ -36,13 +36,20 @@ func (l *leaseCache) forgetLocked(keys []protocol.LeaseKey) {
 func (l *leaseCache) recall(keys []protocol.LeaseKey) tnv.VolumeID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.forgetLocked(keys)
 	for _, k := range keys {
 		if k.Class == protocol.LeaseAttr {
-			l.wantedLocked(k.Ino)
+			l.wantedLocked(k.Ino, l.attrs[k.Ino].Data)
 		}
 	}
+	l.forgetLocked(keys)
 	return l.vol
+}
+
+// forget forgets what is no more.
+func (l *leaseCache) forget(keys []protocol.LeaseKey) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forgetLocked(keys)
 }
 
 // drop forgets everything, and believes nothing until begin is called.

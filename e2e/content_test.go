@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +14,22 @@ import (
 
 	"github.com/tnvfs/tnv/fuse/fusetest"
 )
+
+// steady is what each store uses, when that has not changed for a while: heartbeats tell it late.
+func steady(t *testing.T, c *Cluster) []uint64 {
+	t.Helper()
+	was := used(c.Status())
+	for range 60 {
+		time.Sleep(1500 * time.Millisecond)
+		now := used(c.Status())
+		if slices.Equal(now, was) {
+			return now
+		}
+		was = now
+	}
+	t.Fatal("what the stores use does not come to rest")
+	return nil
+}
 
 // TestContent runs random system calls on files of the mount and on the local
 // disk; what they return and what is read must be the same. Then cp clones a
@@ -30,7 +47,7 @@ func TestContent(t *testing.T) {
 	writeFilm(t, film, seed, size)
 	compareFilm(t, film, seed, noiseUnit) // its first open drops the pages that the writing has left
 	c.waitSame(20 * time.Second)
-	before := used(c.Status())
+	before := steady(t, c)
 	began := time.Now()
 	if r := Exec(time.Minute, "cp", "--reflink=auto", film, copied); r.Code != 0 {
 		t.Fatal("cp:", r)
@@ -43,7 +60,7 @@ func TestContent(t *testing.T) {
 	after := used(c.Status())
 	t.Logf("cp of %d bytes took %v; in use of each store before %v, after %v", size, took, before, after)
 	for i := range after {
-		if after[i] > before[i]+64<<10 {
+		if after[i] > before[i]+1<<20 { // the metadata's copies grow a little
 			t.Errorf("store %d uses %d bytes more", i, after[i]-before[i])
 		}
 	}

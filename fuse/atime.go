@@ -54,7 +54,12 @@ const (
 func (t *atimes) start(f *FS, opt Options) {
 	t.mode, t.noDirs, t.log, t.pending = opt.Atime, opt.NoDirAtime, f.log, map[tnv.Ino]chan struct{}{}
 	t.life, t.end = context.WithCancel(context.Background())
-	t.forget = func(ino tnv.Ino) { f.Invalidate([]protocol.LeaseKey{{Ino: ino, Class: protocol.LeaseAttr}}) }
+	t.forget = func(ino tnv.Ino) { // no READ is waited for: this is called in one, and cuts nothing
+		if live, given := f.known.believed(ino); live {
+			f.notify.attributes(f.node(ino))
+			f.known.unbelieved(ino, given)
+		}
+	}
 	t.send = func(ctx context.Context, ino tnv.Ino) error {
 		_, err := f.b.SetAttr(ctx, tnv.Root, protocol.SetAttr{Ino: ino, Mask: protocol.SetAccessed})
 		return err

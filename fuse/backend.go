@@ -56,9 +56,9 @@ type File interface {
 	// ViewVersion is View at the newest version of the file known here,
 	// without asking the owner for a newer one.
 	ViewVersion(ctx context.Context, off int64, n int) (parts [][]byte, release func(), err error)
-	// ViewBefore is View of what was there before the backend cut the file, a moment
-	// ago or just now. io.EOF: it did not, or there was nothing, or it is not known.
-	ViewBefore(ctx context.Context, off int64, n int) (parts [][]byte, release func(), err error)
+	// ViewBefore is View of what was there before the backend cut the file, for a read
+	// that arrived before it was cut. io.EOF: it was not, or there was nothing, or it is not known.
+	ViewBefore(ctx context.Context, off int64, n int, arrived time.Time) (parts [][]byte, release func(), err error)
 	// WriteAt writes all of p or fails. It keeps nothing of p.
 	WriteAt(ctx context.Context, p []byte, off int64) (int, error)
 	// Append is WriteAt at the end of the file, wherever that is by then.

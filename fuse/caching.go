@@ -71,6 +71,7 @@ type inode struct {
 	size    uint64 // the newest that the kernel was told, or wrote
 
 	behind bool      // pages may be older than data
+	since  time.Time // when they came to be
 	asked  time.Time // when a reader was first told so
 	last   time.Time // when a reader last asked, or read
 	off    uint32    // by how many nanoseconds it was told a wrong mtime
@@ -152,6 +153,9 @@ func (in *inode) saw(a *tnv.Attr) {
 		return
 	}
 	in.data, in.kept = a.Data, 0
+	if !in.behind {
+		in.since = time.Now()
+	}
 	in.behind, in.asked = true, time.Time{}
 }
 
@@ -182,12 +186,13 @@ func (p *pages) opened(ino tnv.Ino) bool {
 }
 
 // quiet tells whether the pages are behind and nobody has asked for long, so that a
-// notification hurts none: it is to be sent.
+// notification hurts none: it is to be sent. It is in any case once they have been
+// behind for refreshEvery: who reads by read(2) has caught up long before.
 func (p *pages) quiet(ino tnv.Ino) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	in := p.inodes[ino]
-	if in == nil || !in.behind || in.dropping != nil || time.Since(in.last) < settling {
+	if in == nil || !in.behind || in.dropping != nil || time.Since(in.last) < settling && time.Since(in.since) < refreshEvery {
 		return false
 	}
 	in.dropping = make(chan struct{})

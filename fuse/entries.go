@@ -132,8 +132,9 @@ func (e *entries) timeout(dir tnv.Ino, n *knownNames, recalls uint64, d time.Dur
 	return d
 }
 
-// recalled tells until when names in a directory may be believed, and takes it
-// that it is seen to at once that they are not.
+// recalled tells until when names in a directory may be believed. Replies that are not
+// on their way yet get no timeout. Whoever else asks is told the same: it may come
+// before the kernel was made to forget, and one more epoch costs no message.
 func (e *entries) recalled(dir tnv.Ino) (until time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -141,9 +142,8 @@ func (e *entries) recalled(dir tnv.Ino) (until time.Duration) {
 	if n == nil {
 		return 0
 	}
-	until, n.until = n.until, 0
 	n.recalls++
-	return until
+	return n.until
 }
 
 // recalledAll is recalled for every directory.
@@ -151,16 +151,17 @@ func (e *entries) recalledAll() (until time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, n := range e.dirs {
-		until, n.until = max(until, n.until), 0
+		until = max(until, n.until)
 		n.recalls++
 	}
 	return until
 }
 
-// forget has the kernel forget names that it may believe until a time.
-func (e *entries) forget(until time.Duration) {
+// forget has the kernel forget names that it may believe until a time. anyway: also if
+// that is over, since a reply may be on its way whose time ran out here.
+func (e *entries) forget(until time.Duration, anyway bool) {
 	left := until + slack - clock.Boot()
-	if until == 0 || left <= 0 {
+	if until == 0 || left <= 0 && !anyway {
 		return
 	}
 	e.mu.Lock()
@@ -169,7 +170,7 @@ func (e *entries) forget(until time.Duration) {
 	if dev == nil || !mountedBelow(dev) && newEpoch(dev) == nil {
 		return // without a device the kernel's side is over
 	}
-	time.Sleep(left)
+	time.Sleep(max(0, left))
 }
 
 // slack is how much later than it was told the kernel may stop to believe: it
@@ -229,7 +230,7 @@ func (e *entries) moved(from, to tnv.Ino) bool {
 // believe the name in a directory whose names nobody will recall from this mount.
 func (f *FS) renamed(from, to tnv.Ino) {
 	if f.entries.moved(from, to) && f.b.NamesLease(to) == 0 {
-		f.entries.forget(f.entries.recalled(to))
+		f.entries.forget(f.entries.recalled(to), false)
 	}
 }
 

@@ -40,7 +40,7 @@ func (f *FS) opened(ctx context.Context, out *raw.OpenOut, file File, a *tnv.Att
 	h := &handle{file: file, ino: a.Ino,
 		writable: flags&syscall.O_ACCMODE != syscall.O_RDONLY}
 	h.appends = h.writable && flags&syscall.O_APPEND != 0
-	h.direct = h.appends || !h.writable && f.b.Contested(a.Ino)
+	h.direct = h.appends || f.b.Contested(a.Ino)
 	h.validated.Store(-int64(trustFor))
 	h.access.never = flags&unix.O_NOATIME != 0
 	h.access.judge(&f.atimes, a)
@@ -69,13 +69,15 @@ func (f *FS) Read(cancel <-chan struct{}, in *raw.ReadIn, _ []byte) (raw.ReadRes
 	}
 	f.accessed(h)
 	arrived := time.Now()
-	f.pages.asked(h.ino, arrived)
+	if !h.direct {
+		f.pages.asked(h.ino, arrived)
+	}
 	v := &viewed{}
 	v.releases = append(v.one[:0], f.pages.reading(h.ino))
 	for want := int(in.Size); v.size < want; view = h.file.ViewVersion {
 		parts, release, err := view(ctx, int64(in.Offset)+int64(v.size), want-v.size)
 		if errors.Is(err, io.EOF) && f.pages.under(h.ino, arrived) { // a cut
-			parts, release, err = h.file.ViewBefore(ctx, int64(in.Offset)+int64(v.size), want-v.size)
+			parts, release, err = h.file.ViewBefore(ctx, int64(in.Offset)+int64(v.size), want-v.size, arrived)
 		}
 		if errors.Is(err, io.EOF) {
 			f.pages.short(ctx, h.ino, in.Offset+uint64(v.size), arrived)

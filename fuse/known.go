@@ -35,6 +35,7 @@ type knownInode struct {
 	proven  bool   // the kernel has named it in a request since it was learnt
 	until   time.Duration
 	recalls uint64 // how often it was not to be believed any more
+	given   uint64 // how many replies got a timeout
 }
 
 // entered notes one more reference to an inode that goes to the kernel.
@@ -89,37 +90,47 @@ func (k *known) timeout(n *knownInode, recalls uint64, d time.Duration) time.Dur
 		return 0
 	}
 	n.until = max(n.until, clock.Boot()+d)
+	n.given++
 	return d
 }
 
-// believed tells whether the kernel may believe attributes of an inode, and takes
-// it that it is told at once not to.
-func (k *known) believed(ino tnv.Ino) bool {
+// believed tells whether the kernel may believe attributes of an inode: then it is to
+// be told not to, and that noted by unbelieved. Replies that are not on their way yet
+// get no timeout.
+func (k *known) believed(ino tnv.Ino) (live bool, given uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	n := k.inodes[ino]
-	return n != nil && n.recalled(clock.Boot())
-}
-
-func (n *knownInode) recalled(now time.Duration) (live bool) {
-	live = now < n.until+slack
-	n.until = 0
+	if n == nil {
+		return false, 0
+	}
 	n.recalls++
-	return live
+	return clock.Boot() < n.until+slack, n.given
 }
 
-// all are the inodes of which the kernel may believe attributes; it is to be
-// told of each.
-func (k *known) all() (inos []tnv.Ino) {
+// unbelieved notes that the kernel was told, when so many replies had got a timeout.
+// Until then whoever else has to tell it does so, too, and waits for that.
+func (k *known) unbelieved(ino tnv.Ino, given uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := clock.Boot()
+	if n := k.inodes[ino]; n != nil && n.given == given {
+		n.until = 0
+	}
+}
+
+// all are the inodes of which the kernel may believe attributes, or of which a reply
+// may be on its way whose time ran out here; it is to be told of each.
+func (k *known) all() map[tnv.Ino]uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := map[tnv.Ino]uint64{}
 	for ino, n := range k.inodes {
-		if n.recalled(now) {
-			inos = append(inos, ino)
+		n.recalls++
+		if n.until != 0 {
+			all[ino] = n.given
 		}
 	}
-	return inos
+	return all
 }
 
 func (k *known) len() int {
@@ -170,22 +181,29 @@ func (f *FS) invalidate(keys []protocol.LeaseKey, tell func(node uint64)) {
 	}
 	var names time.Duration
 	for _, key := range keys {
-		switch {
-		case key.Class == protocol.LeaseNames:
+		if key.Class == protocol.LeaseNames {
 			names = max(names, f.entries.recalled(key.Ino))
-		case f.known.believed(key.Ino):
-			f.pages.drain(key.Ino)
-			tell(f.node(key.Ino))
 		}
 	}
-	f.entries.forget(names)
+	f.entries.forget(names, false)
+	for _, key := range keys {
+		if key.Class == protocol.LeaseNames {
+			continue
+		}
+		if live, given := f.known.believed(key.Ino); live {
+			tell(f.node(key.Ino))
+			f.pages.drain(key.Ino) // READs that were asked before it: what they wait for is not done before this returns
+			f.known.unbelieved(key.Ino, given)
+		}
+	}
 }
 
 // InvalidateAll has the kernel drop all that it believes.
 func (f *FS) InvalidateAll() {
-	f.entries.forget(f.entries.recalledAll())
-	for _, ino := range f.known.all() {
+	f.entries.forget(f.entries.recalledAll(), true)
+	for ino, given := range f.known.all() {
 		f.notify.attributes(f.node(ino))
+		f.known.unbelieved(ino, given)
 	}
 }
 

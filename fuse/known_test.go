@@ -20,6 +20,14 @@ func TestKnown(t *testing.T) {
 			return k.timeout(n, recalls, time.Minute)
 		}
 	}
+	believed := func() bool {
+		live, given := k.believed(5)
+		if again, _ := k.believed(5); again != live {
+			t.Error("who comes before the kernel was told need not tell it")
+		}
+		k.unbelieved(5, given)
+		return live
+	}
 	if give(false)() != 0 {
 		t.Error("a LOOKUP of an inode that the kernel does not have gets a timeout")
 	}
@@ -27,11 +35,11 @@ func TestKnown(t *testing.T) {
 	if give(false)() != 0 {
 		t.Error("a LOOKUP gets a timeout, and the kernel has not proven that it has the inode")
 	}
-	if k.believed(5) {
+	if believed() {
 		t.Error("the kernel is told to forget what it never heard")
 	}
 	late := give(true)
-	if k.believed(5) {
+	if believed() {
 		t.Error("a reply that is not on its way yet is called back by a notification")
 	}
 	if late() != 0 {
@@ -40,7 +48,7 @@ func TestKnown(t *testing.T) {
 	if give(true)() != time.Minute || give(false)() != time.Minute {
 		t.Error("what is leased gets no timeout")
 	}
-	if !k.believed(5) || k.believed(5) {
+	if !believed() || believed() {
 		t.Error("the kernel is to be told once")
 	}
 	give(true)()
@@ -49,8 +57,16 @@ func TestKnown(t *testing.T) {
 	if give(false)() != 0 {
 		t.Error("the kernel may be learning the inode anew, and a LOOKUP gets a timeout")
 	}
-	if inos := k.all(); len(inos) != 1 || inos[0] != 5 || len(k.all()) != 0 {
-		t.Errorf("all that is believed: %v", inos)
+	_, early := k.believed(5)
+	if give(true)() != time.Minute {
+		t.Error("what is leased anew gets no timeout")
+	}
+	k.unbelieved(5, early)
+	all := k.all()
+	if given, there := all[5]; len(all) != 1 || !there {
+		t.Errorf("all that is believed: %v", all)
+	} else if k.unbelieved(5, given); len(k.all()) != 0 {
+		t.Error("the kernel is told again of what it was told")
 	}
 	k.forgot(5, 1)
 	if k.len() != 0 {
@@ -79,8 +95,8 @@ func TestEntries(t *testing.T) {
 		t.Error("what names are believed in is told wrongly when they are moved")
 	}
 	for _, dir := range []tnv.Ino{7, 8} {
-		if e.recalled(dir) == 0 || e.recalled(dir) != 0 {
-			t.Errorf("directory %d: what is believed is to be forgotten, once", dir)
+		if e.recalled(dir) == 0 || e.recalled(dir) == 0 {
+			t.Errorf("directory %d: what is believed is to be forgotten, by whoever asks", dir)
 		}
 	}
 	n, recalls = e.reply(9)

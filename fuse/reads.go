@@ -133,7 +133,14 @@ func (p *pages) short(ctx context.Context, ino tnv.Ino, end uint64, arrived time
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	in := p.inodes[ino]
-	if in == nil || end >= max(in.size, in.cut.from) {
+	if in == nil {
+		return
+	}
+	size := in.size
+	if in.cut.under > 0 || time.Since(in.cut.at) < settling {
+		size = max(size, in.cut.from)
+	}
+	if end >= size {
 		return
 	}
 	if under := in.cut.under > 0; under || time.Since(in.cut.at) < settling {

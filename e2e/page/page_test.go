@@ -183,7 +183,7 @@ func TestWatch(t *testing.T) {
 	s.Sees("0:40") // its whole length
 	s.Open("/films/")
 	s.Click("[aria-label='Show pictures']")
-	s.Until("document.querySelectorAll('.tile img').length === 5 && [...document.querySelectorAll('.tile img')].every(i => i.naturalWidth > 0)")
+	s.UntilIn(time.Minute, "document.querySelectorAll('.tile img').length === 5 && [...document.querySelectorAll('.tile img')].every(i => i.naturalWidth > 0)")
 	s.Shot("e2e-tiles")
 }
 

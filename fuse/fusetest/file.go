@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/tnvfs/tnv"
 	"github.com/tnvfs/tnv/fuse"
@@ -78,7 +79,7 @@ func (f *file) View(ctx context.Context, off int64, n int) ([][]byte, func(), er
 }
 
 // ViewBefore knows nothing: a file is cut in no time.
-func (f *file) ViewBefore(context.Context, int64, int) ([][]byte, func(), error) {
+func (f *file) ViewBefore(context.Context, int64, int, time.Time) ([][]byte, func(), error) {
 	return nil, func() {}, io.EOF
 }
 
