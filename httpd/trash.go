@@ -27,7 +27,7 @@ const (
 	recordName = "record"
 	itemName   = "item"
 	goneName   = "gone"
-	maxRecord  = 16 << 10
+	maxRecord  = 32 << 10 // JSON writes some bytes of a path as six
 	// maxTrash is how many are listed.
 	maxTrash = 10_000
 )
@@ -65,11 +65,13 @@ func (h *handler) discard(ctx context.Context, p, by string) (string, error) {
 		return "", err
 	}
 	b, _ := json.Marshal(trashed{Path: p, By: by, At: now.UTC(), Size: at.Size, Type: typeName(&at)})
-	if err = h.tree.write(ctx, dir+"/"+recordName, b, 0o600); err == nil {
-		err = h.tree.move(ctx, p, dir+"/"+itemName, protocol.RenameNoReplace)
-	}
-	if err != nil {
+	if err = h.tree.write(ctx, dir+"/"+recordName, b, 0o600); err != nil {
 		h.tree.purge(context.WithoutCancel(ctx), dir)
+		return "", err
+	}
+	// A rename without an answer may have been done, or be done yet: what it was to
+	// lead into stays, and the sweep takes it.
+	if err = h.tree.move(ctx, p, dir+"/"+itemName, protocol.RenameNoReplace); err != nil {
 		return "", err
 	}
 	h.tell(change{Op: opRemove, Path: p, Dir: at.IsDir()})
@@ -152,7 +154,7 @@ func (h *handler) listTrash(ctx context.Context, who *access.Who) ([]trashItem, 
 	out := []trashItem{}
 	for _, id := range ids[:min(len(ids), maxTrash)] {
 		rec, err := h.record(ctx, id)
-		if errors.Is(err, tnv.KindNotExist) || errors.Is(err, tnv.KindCorrupt) || err == nil && who.Role(rec.Path) < access.Write {
+		if errors.Is(err, tnv.KindNotExist) || errors.Is(err, tnv.KindCorrupt) || errors.Is(err, tnv.KindTooBig) || err == nil && who.Role(rec.Path) < access.Write {
 			continue
 		}
 		if err != nil {
