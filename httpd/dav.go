@@ -266,6 +266,15 @@ func (d *davFS) clean(name string, write bool) (string, error) {
 	return p, nil
 }
 
+// whole is clean of what is taken away, or put there, with all beneath.
+func (d *davFS) whole(name string) (string, error) {
+	p, err := d.clean(name, true)
+	if err == nil && !d.w.who.Whole(p) {
+		err = tnv.E(p, tnv.KindPermission, "you may not change all that is in it")
+	}
+	return p, err
+}
+
 // stat looks at a path; a symbolic link is followed.
 func (d *davFS) stat(ctx context.Context, p string) (tnv.Attr, error) {
 	if at, ok := d.attrs[p]; ok {
@@ -302,7 +311,7 @@ func (d *davFS) Mkdir(ctx context.Context, name string, _ os.FileMode) error {
 
 // RemoveAll implements webdav.FileSystem: what is removed goes to the trash.
 func (d *davFS) RemoveAll(ctx context.Context, name string) error {
-	p, err := d.clean(name, true)
+	p, err := d.whole(name)
 	if err == nil {
 		err = d.mayGo(ctx, p)
 	}
@@ -337,11 +346,11 @@ func (d *davFS) tag(p string) string {
 
 // Rename implements webdav.FileSystem. The package has removed what was there.
 func (d *davFS) Rename(ctx context.Context, from, to string) error {
-	p, err := d.clean(from, true)
+	p, err := d.whole(from)
 	if err != nil {
 		return d.fail("rename", from, err)
 	}
-	q, err := d.clean(to, true)
+	q, err := d.whole(to)
 	if err == nil {
 		err = d.mayGo(ctx, p)
 	}

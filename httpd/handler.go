@@ -213,6 +213,9 @@ func (h *handler) mayWrite(w *recorder, p string) bool {
 	return !h.readOnly && w.who.Role(p) >= access.Write
 }
 
+// mayTake tells whether somebody may take away what is at a path, with all beneath.
+func (h *handler) mayTake(w *recorder, p string) bool { return h.mayWrite(w, p) && w.who.Whole(p) }
+
 // closeUnread ends the connection after the answer if the request carries what
 // nobody is going to read.
 func (h *handler) closeUnread(w *recorder, r *http.Request) {

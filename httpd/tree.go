@@ -109,6 +109,9 @@ func (t *tree) move(ctx context.Context, from, to string, flags uint32) error {
 	if to == from || strings.HasPrefix(to, from+"/") {
 		return tnv.E(to, tnv.KindInvalid, "it cannot be moved there: it would lie within itself")
 	}
+	if strings.HasPrefix(from, to+"/") {
+		return tnv.E(to, tnv.KindInvalid, "it cannot replace what it lies in")
+	}
 	dir, name, at, err := t.entry(ctx, from)
 	if err != nil {
 		return err
