@@ -153,3 +153,41 @@ func TestLongRecord(t *testing.T) {
 		t.Errorf("%d are listed", len(l))
 	}
 }
+
+// A link that leads to the root does not lead on into the daemon's own directory.
+func TestOwnByLink(t *testing.T) {
+	f := newFake()
+	f.file("/a", nil)
+	f.dir("/.tnv")
+	f.file("/b", nil)
+	srv, h := startWith(t, f, tnv.Root, writers(t))
+	for _, limit := range []uint32{1, 2, 100} {
+		var got []string
+		for req := (protocol.ReadDir{Ino: tnv.RootIno, Limit: limit, Attrs: true}); ; {
+			rep, err := h.tree.page(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, e := range rep.Entries {
+				req.Cookie = e.Cookie
+				got = append(got, e.Name)
+				if rep.Attrs[i].Ino != e.Ino {
+					t.Error("attributes of another")
+				}
+			}
+			if rep.End || len(rep.Entries) == 0 {
+				break
+			}
+		}
+		if strings.Join(got, ",") != "a,b" {
+			t.Errorf("pages of %d: %v", limit, got)
+		}
+	}
+	f.links = map[string]string{"/link": "/"}
+	out := ask(t, srv.URL, "POST", "delete", `{"paths":["/link/.tnv"]}`, 200)
+	if out["items"].([]any)[0].(map[string]any)["error"] == nil || !f.there("/.tnv") {
+		t.Error("it was deleted")
+	}
+	ask(t, srv.URL, "POST", "move", `{"from":"/link/.tnv","to":"/x"}`, 404)
+	ask(t, srv.URL, "POST", "move", `{"from":"/a","to":"/link/.tnv"}`, 404)
+}

@@ -58,6 +58,9 @@ func (t *tree) parent(ctx context.Context, p string) (tnv.Attr, string, error) {
 		return tnv.Attr{}, "", tnv.E(p, tnv.KindNotPermitted, "the root stays")
 	}
 	dir, err := t.dir(ctx, path.Dir(p))
+	if err == nil && dir.Ino == tnv.RootIno && path.Base(p) == ownName && p != ownPrefix { // by a link to the root
+		err = tnv.E(p, tnv.KindNotExist, "")
+	}
 	if err == nil && !permits(t.cred, &dir, mayWrite|maySeek) {
 		err = tnv.E(path.Dir(p), tnv.KindPermission, "the daemon's user may not write there")
 	}
