@@ -312,9 +312,7 @@ func (h *handler) apiMove(w *recorder, r *http.Request) {
 		err = h.tree.move(r.Context(), from, to, protocol.RenameNoReplace)
 	}
 	if in.Overwrite && errors.Is(err, tnv.KindExist) {
-		if _, err = h.discard(r.Context(), to, w.who.User); err == nil {
-			err = h.tree.move(r.Context(), from, to, protocol.RenameNoReplace)
-		}
+		err = h.replace(r.Context(), &w.who, from, to)
 	}
 	var at tnv.Attr
 	if err == nil {

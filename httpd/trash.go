@@ -78,6 +78,26 @@ func (h *handler) discard(ctx context.Context, p, by string) (string, error) {
 	return id, nil
 }
 
+// replace moves what is at from to to, where something is: that goes to the trash when
+// it is clear that the other can come, and comes back if it does not.
+func (h *handler) replace(ctx context.Context, who *access.Who, from, to string) error {
+	if _, _, err := h.tree.leaving(ctx, from); err != nil {
+		return err
+	}
+	id, err := h.discard(ctx, to, who.User)
+	if err != nil {
+		return err
+	}
+	if err = h.tree.move(ctx, from, to, protocol.RenameNoReplace); err != nil && id != "" {
+		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), uploadEnd)
+		defer cancel()
+		if _, rerr := h.restore(back, who, id); rerr != nil {
+			h.log.WithError(rerr).WithField("path", to).Warn("what was to be replaced stays in the trash")
+		}
+	}
+	return err
+}
+
 // record reads what the trash knows of an id.
 func (h *handler) record(ctx context.Context, id string) (trashed, error) {
 	var rec trashed

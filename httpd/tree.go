@@ -115,18 +115,24 @@ func (t *tree) move(ctx context.Context, from, to string, flags uint32) error {
 	if strings.HasPrefix(from, to+"/") {
 		return tnv.E(to, tnv.KindInvalid, "it cannot replace what it lies in")
 	}
-	dir, name, at, err := t.entry(ctx, from)
+	dir, name, err := t.leaving(ctx, from)
 	if err != nil {
 		return err
-	}
-	if at.IsDir() && !permits(t.cred, &at, mayWrite) {
-		return tnv.E(from, tnv.KindPermission, "the daemon's user may not write there")
 	}
 	toDir, toName, err := t.parent(ctx, to)
 	if err != nil {
 		return err
 	}
 	return t.src.Move(ctx, t.cred, protocol.Rename{Parent: dir.Ino, Name: name, NewParent: toDir.Ino, NewName: toName, Flags: flags})
+}
+
+// leaving is entry of what is to get another name, if it may.
+func (t *tree) leaving(ctx context.Context, p string) (dir tnv.Attr, name string, err error) {
+	dir, name, at, err := t.entry(ctx, p)
+	if err == nil && at.IsDir() && !permits(t.cred, &at, mayWrite) {
+		err = tnv.E(p, tnv.KindPermission, "the daemon's user may not write there")
+	}
+	return dir, name, err
 }
 
 // purge removes what is at a path and all beneath, without a way back. It goes on
