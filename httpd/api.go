@@ -303,7 +303,7 @@ func (h *handler) apiMove(w *recorder, r *http.Request) {
 	if !ok {
 		return
 	}
-	if !h.mayWrite(w, from) || !h.mayWrite(w, to) {
+	if !h.mayTake(w, from) || !h.mayTake(w, to) {
 		h.denied(w, r)
 		return
 	}
@@ -312,9 +312,7 @@ func (h *handler) apiMove(w *recorder, r *http.Request) {
 		err = h.tree.move(r.Context(), from, to, protocol.RenameNoReplace)
 	}
 	if in.Overwrite && errors.Is(err, tnv.KindExist) {
-		if _, err = h.discard(r.Context(), to, w.who.User); err == nil {
-			err = h.tree.move(r.Context(), from, to, protocol.RenameNoReplace)
-		}
+		err = h.replace(r.Context(), &w.who, from, to)
 	}
 	var at tnv.Attr
 	if err == nil {
@@ -355,7 +353,7 @@ func (h *handler) apiDelete(w *recorder, r *http.Request) {
 		case err != nil:
 		case !h.sees(&w.who, p):
 			err = tnv.E(p, tnv.KindNotExist, "")
-		case !h.mayWrite(w, p):
+		case !h.mayTake(w, p):
 			err = tnv.E(p, tnv.KindPermission, "you may not change this")
 		default:
 			if err = h.dav.free(r.Context(), p); err == nil {
@@ -407,7 +405,7 @@ func (h *handler) apiTrash(w *recorder, r *http.Request) {
 func (h *handler) apiTrashDrop(w *recorder, r *http.Request) {
 	id := r.URL.Query().Get("id")
 	rec, err := h.record(r.Context(), id)
-	if err == nil && !h.mayWrite(w, rec.Path) {
+	if err == nil && !h.mayTake(w, rec.Path) {
 		err = tnv.E("trash", tnv.KindNotExist, "")
 	}
 	if err == nil {

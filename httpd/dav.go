@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/webdav"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/httpd/access"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -66,6 +67,11 @@ func (h *handler) serveDAV(w *recorder, r *http.Request, p string, dir bool) {
 		r.Body = io.NopCloser(bytes.NewReader(b))
 		http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(treeLimit))
 	}
+	if r.Method != http.MethodPut {
+		ctx, cancel := context.WithTimeout(r.Context(), treeLimit)
+		defer cancel()
+		r = r.WithContext(ctx)
+	}
 	inner := &webdav.Handler{FileSystem: d, LockSystem: &davView{h.dav, d}}
 	inner.ServeHTTP(&davWriter{recorder: w, d: d}, r)
 }
@@ -112,6 +118,10 @@ func (h *handler) davRequest(w *recorder, r *http.Request, d *davFS, dir bool) b
 
 // davDestination checks where something is to go.
 func (h *handler) davDestination(w *recorder, r *http.Request, d *davFS) bool {
+	if d.was == nil {
+		h.fail(w, r, tnv.E(d.path, tnv.KindNotExist, ""))
+		return false
+	}
 	u, err := url.Parse(r.Header.Get("Destination"))
 	if err != nil || r.Header.Get("Destination") == "" {
 		h.refuse(w, http.StatusBadRequest, "Destination is needed")
@@ -126,8 +136,12 @@ func (h *handler) davDestination(w *recorder, r *http.Request, d *davFS) bool {
 		h.denied(w, r)
 		return false
 	}
-	if d.was != nil && strings.HasPrefix(to, d.path+"/") {
-		h.refuse(w, http.StatusForbidden, "it would lie within itself")
+	if access.Beneath(to, d.path) || access.Beneath(d.path, to) {
+		h.refuse(w, http.StatusForbidden, "neither may lie within the other")
+		return false
+	}
+	if res, err := h.src.Resolve(r.Context(), h.cred, to, r.Method == "COPY"); err == nil && res.Attr.Ino == d.was.Ino {
+		h.refuse(w, http.StatusForbidden, "both are the same")
 		return false
 	}
 	if r.Method == "MOVE" && r.Header.Get("Overwrite") == "" {
@@ -225,6 +239,7 @@ type davFS struct {
 	path     string
 	was      *tnv.Attr // what is at path; nil: nothing
 	body     *body     // of PUT
+	over     string    // what a MOVE is to replace
 	tokens   []string  // locks that the client names
 	locked   bool      // one that it does not name is in the way
 	dead     bool      // properties that clients set are of interest
@@ -266,6 +281,15 @@ func (d *davFS) clean(name string, write bool) (string, error) {
 	return p, nil
 }
 
+// whole is clean of what is taken away, or put there, with all beneath.
+func (d *davFS) whole(name string) (string, error) {
+	p, err := d.clean(name, true)
+	if err == nil && !d.w.who.Whole(p) {
+		err = tnv.E(p, tnv.KindPermission, "you may not change all that is in it")
+	}
+	return p, err
+}
+
 // stat looks at a path; a symbolic link is followed.
 func (d *davFS) stat(ctx context.Context, p string) (tnv.Attr, error) {
 	if at, ok := d.attrs[p]; ok {
@@ -302,9 +326,13 @@ func (d *davFS) Mkdir(ctx context.Context, name string, _ os.FileMode) error {
 
 // RemoveAll implements webdav.FileSystem: what is removed goes to the trash.
 func (d *davFS) RemoveAll(ctx context.Context, name string) error {
-	p, err := d.clean(name, true)
+	p, err := d.whole(name)
 	if err == nil {
 		err = d.mayGo(ctx, p)
+	}
+	if err == nil && d.r.Method == "MOVE" { // Rename does it, when it is clear that the other can come
+		d.over = p
+		return nil
 	}
 	if err == nil {
 		_, err = d.h.discard(ctx, p, d.w.who.User)
@@ -335,17 +363,21 @@ func (d *davFS) tag(p string) string {
 	return etag(&at)
 }
 
-// Rename implements webdav.FileSystem. The package has removed what was there.
+// Rename implements webdav.FileSystem. The package has asked to remove what was there.
 func (d *davFS) Rename(ctx context.Context, from, to string) error {
-	p, err := d.clean(from, true)
+	p, err := d.whole(from)
 	if err != nil {
 		return d.fail("rename", from, err)
 	}
-	q, err := d.clean(to, true)
+	q, err := d.whole(to)
 	if err == nil {
 		err = d.mayGo(ctx, p)
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case d.over == q:
+		err = d.h.replace(ctx, &d.w.who, p, q)
+	default:
 		err = d.h.tree.move(ctx, p, q, protocol.RenameNoReplace)
 	}
 	if err == nil {

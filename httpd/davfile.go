@@ -232,7 +232,9 @@ func (f *davFile) Readdir(int) ([]os.FileInfo, error) {
 				if err != nil {
 					continue // it leads nowhere
 				}
-				at = res.Attr
+				if at = res.Attr; at.IsDir() && f.d.r.Method == "COPY" {
+					continue // it may lead to where this came from
+				}
 			}
 			if !at.IsDir() && !at.IsRegular() {
 				continue

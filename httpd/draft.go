@@ -38,10 +38,14 @@ func (h *handler) newDraft(ctx context.Context) (*draft, error) {
 	return &draft{h: h, w: w, path: uploadDir + "/" + name}, nil
 }
 
-// fill appends what src gives. An error of src comes back as it is.
+// fill appends what src gives, up to the size that an upload may have: a body in
+// chunks does not say how long it is. An error of src comes back as it is.
 func (d *draft) fill(ctx context.Context, src io.Reader) error {
-	n, err := fillAt(ctx, d.w, src, d.size, 1<<62)
+	n, err := fillAt(ctx, d.w, src, d.size, d.h.maxUpload+1-d.size)
 	d.size += n
+	if err == nil && d.size > d.h.maxUpload {
+		err = tnv.E("upload", tnv.KindTooBig, "more than %d bytes came", d.h.maxUpload)
+	}
 	return err
 }
 

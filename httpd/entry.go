@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -141,8 +142,32 @@ func (h *handler) poster(ctx context.Context, p string, dir *tnv.Attr) string {
 	return ""
 }
 
-// page reads a part of a directory; it checks that what came is what was asked for.
+// page reads a part of a directory. The daemon's own is not in it, by whatever link the
+// root was reached. Callers go on behind its last entry, and end where it has none: one
+// that had nothing else is followed by the next at once.
 func (t *tree) page(ctx context.Context, req protocol.ReadDir) (protocol.ReadDirReply, error) {
+	for {
+		rep, err := t.checkedPage(ctx, req)
+		if err != nil || req.Ino != tnv.RootIno {
+			return rep, err
+		}
+		i := slices.IndexFunc(rep.Entries, func(e tnv.Dirent) bool { return e.Name == ownName })
+		if i < 0 {
+			return rep, nil
+		}
+		req.Cookie = rep.Entries[i].Cookie
+		rep.Entries = slices.Delete(rep.Entries, i, i+1)
+		if req.Attrs {
+			rep.Attrs = slices.Delete(rep.Attrs, i, i+1)
+		}
+		if len(rep.Entries) > 0 || rep.End {
+			return rep, nil
+		}
+	}
+}
+
+// checkedPage checks that what came is what was asked for.
+func (t *tree) checkedPage(ctx context.Context, req protocol.ReadDir) (protocol.ReadDirReply, error) {
 	rep, err := t.src.ReadDir(ctx, t.cred, req)
 	if err == nil && !permits(t.cred, &rep.Dir, mayRead|maySeek) {
 		return rep, tnv.E("list", tnv.KindPermission, "the directory is not readable for the daemon's user")

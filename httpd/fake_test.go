@@ -33,6 +33,7 @@ type fake struct {
 	full   bool // no more can be written
 	closed int
 	held   int                      // views that were not released
+	links  map[string]string        // paths that are followed to another, as symbolic links are
 	onMove func()                   // before a name is moved
 	onRead func(n *node, off int64) // before a read
 }
@@ -74,6 +75,9 @@ func (f *fake) Resolve(_ context.Context, _ tnv.Cred, p string, _ bool) (r proto
 	f.asked = append(f.asked, p)
 	if f.down != nil {
 		return r, f.down
+	}
+	if to, ok := f.links[p]; ok {
+		p = to
 	}
 	n := f.nodes[p]
 	if n == nil {

@@ -7,8 +7,8 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
-	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -16,13 +16,16 @@ import (
 )
 
 // feeder lets the programs that this daemon starts read files of the volume: over
-// HTTP, at an address of loopback and below a name that nobody else knows. A file is
-// named by its inode: it stays the same whatever is renamed meanwhile.
+// HTTP, at an address of loopback. A program's command line is seen by all users of
+// the machine: so each run gets a random name, for one file, which is forgotten when
+// it ends. A file is known by its inode: it stays the same whatever is renamed meanwhile.
 type feeder struct {
-	h      *handler
-	ln     net.Listener
-	srv    *http.Server
-	secret string
+	h   *handler
+	ln  net.Listener
+	srv *http.Server
+
+	mu   sync.Mutex
+	lent map[string]tnv.Ino // by name
 }
 
 func newFeeder(h *handler) (*feeder, error) {
@@ -30,9 +33,7 @@ func newFeeder(h *handler) (*feeder, error) {
 	if err != nil {
 		return nil, tnv.Wrap("listen for ffmpeg", err)
 	}
-	var b [16]byte
-	rand.Read(b[:])
-	f := &feeder{h: h, ln: ln, secret: "/" + hex.EncodeToString(b[:]) + "/"}
+	f := &feeder{h: h, ln: ln, lent: map[string]tnv.Ino{}}
 	f.srv = &http.Server{Handler: f, ReadHeaderTimeout: headerLimit, MaxHeaderBytes: maxHeader, ErrorLog: silent()}
 	h.under.Add(1)
 	go func() {
@@ -44,24 +45,36 @@ func newFeeder(h *handler) (*feeder, error) {
 
 func (f *feeder) close() { f.srv.Close() }
 
-// url is where a program finds a file. It says nothing of the file's name but its extension.
-func (f *feeder) url(ino tnv.Ino, name string) string {
-	return "http://" + f.ln.Addr().String() + f.secret + strconv.FormatUint(uint64(ino), 16) + "/film." + link("/" + extOf(name))[1:]
+// lend gives an address at which a program finds a file until end. It says nothing of the
+// file's name but its extension.
+func (f *feeder) lend(ino tnv.Ino, name string) (url string, end func()) {
+	var b [16]byte
+	rand.Read(b[:])
+	key := hex.EncodeToString(b[:])
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lent[key] = ino
+	return "http://" + f.ln.Addr().String() + "/" + key + "/film." + link("/" + extOf(name))[1:], func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.lent, key)
+	}
 }
 
 // ServeHTTP implements http.Handler.
 func (f *feeder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.h.under.Add(1)
 	defer f.h.under.Done()
-	rest, ok := strings.CutPrefix(r.URL.Path, f.secret)
-	hex, name, _ := strings.Cut(rest, "/")
-	n, err := strconv.ParseUint(hex, 16, 64)
-	if !ok || err != nil || r.Method != http.MethodGet && r.Method != http.MethodHead {
+	key, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	f.mu.Lock()
+	ino, ok := f.lent[key]
+	f.mu.Unlock()
+	if !ok || r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.NotFound(w, r)
 		return
 	}
 	rec := &recorder{ResponseWriter: w, start: time.Now(), who: f.h.access.As("")}
-	o, err := f.h.files.take(r.Context(), tnv.Ino(n))
+	o, err := f.h.files.take(r.Context(), ino)
 	if err != nil {
 		f.h.fail(rec, r, err)
 		return

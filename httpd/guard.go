@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"path"
@@ -37,9 +38,8 @@ func (h *handler) allowOrigin(w *recorder, r *http.Request, origin string) bool 
 	if len(h.cors) > 0 {
 		w.Header().Add("Vary", "Origin")
 	}
-	all := slices.Contains(h.cors, "*") || r.URL.RawQuery != "" && r.URL.Query().Get(access.LinkParam) != ""
 	switch {
-	case all:
+	case slices.Contains(h.cors, "*") || h.linked(r):
 		w.Header().Set("Access-Control-Allow-Origin", "*")
 	case slices.Contains(h.cors, origin):
 		w.Header().Set("Access-Control-Allow-Origin", origin)
@@ -48,6 +48,35 @@ func (h *handler) allowOrigin(w *recorder, r *http.Request, origin string) bool 
 	}
 	w.Header().Set("Access-Control-Expose-Headers", "Accept-Ranges, Content-Length, Content-Range, ETag, Last-Modified")
 	return true
+}
+
+// linked tells whether a request's address holds a link's proof that is good for it.
+func (h *handler) linked(r *http.Request) bool {
+	if r.URL.RawQuery == "" {
+		return false
+	}
+	l, err := access.ParseLink(r.URL.Query().Get(access.LinkParam))
+	p, _, perr := volumePath(r.URL)
+	if err != nil || perr != nil || own(p) {
+		return false
+	}
+	who := h.access.As("")
+	who.Links = []access.Link{l}
+	return !who.LinkEnd(p).IsZero()
+}
+
+// rightHost tells whether a request is for a name that this daemon has. On loopback it
+// has those of loopback, and what it was told: a page of elsewhere whose name leads
+// here by now is of the same origin for its browser, which would let it read the answer.
+func (h *handler) rightHost(r *http.Request) bool {
+	if !h.local || r.Host == "" { // browsers send one
+		return true
+	}
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = strings.TrimSuffix(strings.TrimPrefix(r.Host, "["), "]")
+	}
+	return loopback(strings.ToLower(host)) || slices.ContainsFunc(h.hosts, func(s string) bool { return strings.EqualFold(s, host) })
 }
 
 // preflight answers a browser that asks whether a page of another origin may ask.

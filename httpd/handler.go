@@ -58,7 +58,9 @@ type options struct {
 	cors      []string     // origins that may read; "*": all
 	page      http.Handler // may be nil
 	readOnly  bool
-	perViewer int64 // bytes per second; 0: no limit
+	local     bool     // listens on loopback: requests must be for it
+	hosts     []string // or for these
+	perViewer int64    // bytes per second; 0: no limit
 	inAll     int64
 }
 
@@ -151,6 +153,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.m.request(r.Method, rec.status)
 		h.traffic.request()
 	}()
+	if !h.rightHost(r) {
+		h.closeUnread(rec, r)
+		h.refuse(rec, http.StatusMisdirectedRequest, "this daemon has no such name; --host gives it one")
+		return
+	}
 	h.secure(rec, r)
 	if r.Method == http.MethodOptions && h.preflight(rec, r) {
 		return
@@ -212,6 +219,9 @@ func (h *handler) allowed(w *recorder, p string) string {
 func (h *handler) mayWrite(w *recorder, p string) bool {
 	return !h.readOnly && w.who.Role(p) >= access.Write
 }
+
+// mayTake tells whether somebody may take away what is at a path, with all beneath.
+func (h *handler) mayTake(w *recorder, p string) bool { return h.mayWrite(w, p) && w.who.Whole(p) }
 
 // closeUnread ends the connection after the answer if the request carries what
 // nobody is going to read.

@@ -38,6 +38,7 @@ const (
 	waitMost     = 4 // segments ahead of the encoder for which one waits
 	segmentLimit = 30 * time.Second
 	hlsHeight    = 1080
+	maxFilm      = 48 * time.Hour // a longer one's playlist would fill the memory: the length is what the file claims
 )
 
 // hls keeps the sessions.
@@ -52,7 +53,7 @@ type hls struct {
 type hlsSession struct {
 	id, path, dir string
 	user          string
-	input         string
+	ino           tnv.Ino
 	duration      float64
 	audio         int // stream; below zero: the first
 
@@ -116,11 +117,11 @@ func (h *handler) apiHLS(w *recorder, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	if found.Failed || found.Duration <= 0 || found.first("video") == nil {
+	if found.Failed || !(found.Duration > 0 && found.Duration <= maxFilm.Seconds()) || found.first("video") == nil {
 		h.refuse(w, http.StatusUnsupportedMediaType, "it cannot be played")
 		return
 	}
-	s := &hlsSession{id: newID(time.Now()), path: p, user: w.who.User, input: h.media.feeder.url(res.Attr.Ino, path.Base(p)), duration: found.Duration, audio: -1, used: time.Now()}
+	s := &hlsSession{id: newID(time.Now()), path: p, user: w.who.User, ino: res.Attr.Ino, duration: found.Duration, audio: -1, used: time.Now()}
 	if in.Audio != nil {
 		s.audio = *in.Audio
 	}
@@ -376,13 +377,15 @@ func (e *encoder) over() bool {
 
 // encode starts ffmpeg at a segment. It tells on its output which segments are whole.
 func (s *hls) encode(x *hlsSession, n int) (*encoder, error) {
-	ctx, end := context.WithCancel(s.h.life)
+	ctx, cancel := context.WithCancel(s.h.life)
+	url, giveBack := s.h.media.feeder.lend(x.ino, path.Base(x.path))
+	end := func() { cancel(); giveBack() }
 	from := strconv.Itoa(n * segmentTime)
 	audio := "0:a:0?"
 	if x.audio >= 0 {
 		audio = "0:" + strconv.Itoa(x.audio)
 	}
-	args := append([]string{"-nostdin", "-v", "error", "-ss", from}, inputArgs(x.input)...)
+	args := append([]string{"-nostdin", "-v", "error", "-ss", from}, inputArgs(url)...)
 	args = append(args, "-map", "0:v:0", "-map", audio, "-sn", "-dn",
 		"-fps_mode", "vfr", "-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-maxrate", "8M", "-bufsize", "16M", "-pix_fmt", "yuv420p",
 		"-vf", fmt.Sprintf("scale=-2:'min(%d,ih)'", hlsHeight), "-force_key_frames", fmt.Sprintf("expr:gte(t,n_forced*%d)", segmentTime),

@@ -241,7 +241,9 @@ func (p *probe) hasPicture() bool {
 func (m *media) probe(ctx context.Context, j *mediaJob) (*probe, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
-	args := append([]string{"-v", "error", "-of", "json", "-show_format", "-show_streams"}, inputArgs(m.feeder.url(j.v.ino, j.name))...)
+	url, end := m.feeder.lend(j.v.ino, j.name)
+	defer end()
+	args := append([]string{"-v", "error", "-of", "json", "-show_format", "-show_streams"}, inputArgs(url)...)
 	b, err := m.run(ctx, m.ffprobe, maxProbe, args...)
 	if err != nil {
 		return nil, err
@@ -257,7 +259,9 @@ func (m *media) thumb(ctx context.Context, j *mediaJob, p *probe) []byte {
 	if j.kind == "video" && p.Duration > 2 {
 		args = append(args, "-ss", strconv.FormatFloat(min(p.Duration/10, 300), 'f', 2, 64))
 	}
-	args = append(args, inputArgs(m.feeder.url(j.v.ino, j.name))...)
+	url, end := m.feeder.lend(j.v.ino, j.name)
+	defer end()
+	args = append(args, inputArgs(url)...)
 	args = append(args, "-map", "0:v:0", "-frames:v", "1", "-vf", fmt.Sprintf("scale='min(%d,iw)':-2", thumbWidth), "-q:v", "5", "-threads", "1", "-f", "mjpeg", "pipe:1")
 	b, err := m.run(ctx, m.ffmpeg, maxThumb, args...)
 	if err != nil || len(b) == 0 {
@@ -270,7 +274,9 @@ func (m *media) thumb(ctx context.Context, j *mediaJob, p *probe) []byte {
 func (m *media) makeText(ctx context.Context, j *mediaJob) error {
 	ctx, cancel := context.WithTimeout(ctx, textLimit)
 	defer cancel()
-	args := append([]string{"-nostdin", "-v", "error", "-threads", "1"}, inputArgs(m.feeder.url(j.v.ino, j.name))...)
+	url, end := m.feeder.lend(j.v.ino, j.name)
+	defer end()
+	args := append([]string{"-nostdin", "-v", "error", "-threads", "1"}, inputArgs(url)...)
 	args = append(args, "-map", "0:"+strconv.Itoa(j.stream), "-f", "webvtt", "pipe:1")
 	b, err := m.run(ctx, m.ffmpeg, maxText, args...)
 	if err != nil {

@@ -11,7 +11,10 @@ import (
 const maxPath = 4096
 
 // ownPrefix is where the daemon's own pages are.
-const ownPrefix = "/.tnv"
+const (
+	ownName   = ".tnv"
+	ownPrefix = "/" + ownName
+)
 
 // volumePath makes a path of the volume of a request's: absolute, without empty
 // segments, without a slash at its end but for the root. dir tells that the

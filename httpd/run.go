@@ -36,6 +36,7 @@ type Config struct {
 	TrashLife time.Duration // how long what was deleted can be put back; 0: a week; below zero: not at all
 	MaxUpload int64         // bytes of one upload; 0: 4 TiB
 	CORS      []string      // origins whose pages may read files; "*": all
+	Hosts     []string      // names by which requests may come, besides those of loopback, while it listens there
 	PerViewer int64         // bytes per second to each viewer; 0: no limit
 	InAll     int64         // bytes per second to all
 	Page      http.Handler  // answers directories for browsers; nil: a plain listing
@@ -97,7 +98,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	h := newHandler(clientSource{c}, *cfg.Cred, cfg.Client.Volume, cfg.Client.Memory, cfg.Log, newMetrics(side.Registry),
 		options{access: policy, trashLife: cfg.TrashLife, maxUpload: cfg.MaxUpload, cors: cfg.CORS, page: cfg.Page, readOnly: cfg.ReadOnly,
-			perViewer: cfg.PerViewer, inAll: cfg.InAll})
+			local: cfg.local(), hosts: cfg.Hosts, perViewer: cfg.PerViewer, inAll: cfg.InAll})
 	side.Check("volume", func() error {
 		ctx, cancel := context.WithTimeout(ctx, healthLimit)
 		defer cancel()
@@ -156,6 +157,12 @@ func (c *Config) policy() (*access.Policy, error) {
 	}
 	k := c.Client.Key
 	return access.New(cfg, access.NewSigner(k.Secret, k.Cluster, c.Client.Volume))
+}
+
+// local tells whether it listens on loopback only.
+func (c *Config) local() bool {
+	host, _, err := net.SplitHostPort(c.Listen)
+	return err == nil && loopback(host)
 }
 
 func loopback(host string) bool {

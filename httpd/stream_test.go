@@ -81,6 +81,7 @@ func FuzzMatches(f *testing.F) {
 }
 
 func TestCORS(t *testing.T) {
+	s := access.NewSigner(nil, "", "")
 	for _, c := range []struct {
 		cors   []string
 		query  string
@@ -88,7 +89,9 @@ func TestCORS(t *testing.T) {
 		want   string
 	}{
 		{nil, "", "https://a.example", ""}, {[]string{"*"}, "", "https://a.example", "*"}, {[]string{"https://a.example"}, "", "https://a.example", "https://a.example"},
-		{[]string{"https://a.example"}, "", "https://b.example", ""}, {nil, "?k=x", "https://a.example", "*"}, {[]string{"*"}, "", "", ""},
+		{[]string{"https://a.example"}, "", "https://b.example", ""}, {nil, "?k=x", "https://a.example", ""},
+		{nil, "?k=" + s.Link("/a.m3u8", "", time.Now().Add(time.Hour)), "https://a.example", "*"}, {nil, "?k=" + s.Link("/b", "", time.Now().Add(time.Hour)), "https://a.example", ""},
+		{nil, "?k=" + s.Link("/a.m3u8", "", time.Now().Add(-time.Hour)), "https://a.example", ""}, {[]string{"*"}, "", "", ""},
 	} {
 		f := newFake()
 		f.file("/a.m3u8", noise(10))
@@ -104,6 +107,39 @@ func TestCORS(t *testing.T) {
 		resp, _ = do(t, "OPTIONS", srv.URL+"/a.m3u8"+c.query, append(headers, "Access-Control-Request-Method: GET", "Access-Control-Request-Headers: range")...)
 		if got := resp.Header.Get("Access-Control-Allow-Origin"); got != c.want || c.want != "" && !strings.Contains(resp.Header.Get("Access-Control-Allow-Headers"), "Range") {
 			t.Errorf("asked before, %v, %s: %q", c.cors, c.origin, got)
+		}
+	}
+}
+
+// On loopback, a name that somebody made to lead there is not served.
+func TestHosts(t *testing.T) {
+	f := newFake()
+	f.file("/a", noise(10))
+	srv, _ := startWith(t, f, tnv.Root, options{local: true, hosts: []string{"films.example"}})
+	g := newFake()
+	g.file("/a", noise(10))
+	anywhere, _ := start(t, g, tnv.Root)
+	for host, want := range map[string]int{"localhost": 200, "LOCALHOST:80": 200, "127.0.0.1:1": 200, "127.9.9.9": 200, "[::1]:8080": 200, "[::1]": 200, "Films.example:443": 200,
+		"evil.example": 421, "evil.example:8080": 421, "localhost.evil.example": 421, "127.0.0.1.evil.example": 421, "10.0.0.1": 421} {
+		for at, want := range map[string]int{srv.URL: want, anywhere.URL: 200} {
+			req, err := http.NewRequest("GET", at+"/a", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = host
+			resp, err := http.DefaultTransport.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Errorf("%s: %d, want %d", host, resp.StatusCode, want)
+			}
+		}
+	}
+	for listen, want := range map[string]bool{"": true, "localhost:1": true, "[::1]:1": true, ":1": false, "10.0.0.1:1": false} {
+		if cfg := (Config{Listen: listen}).withDefaults(); cfg.local() != want {
+			t.Errorf("%q is local: %v", listen, !want)
 		}
 	}
 }

@@ -27,7 +27,7 @@ const (
 	recordName = "record"
 	itemName   = "item"
 	goneName   = "gone"
-	maxRecord  = 16 << 10
+	maxRecord  = 32 << 10 // JSON writes some bytes of a path as six
 	// maxTrash is how many are listed.
 	maxTrash = 10_000
 )
@@ -65,15 +65,37 @@ func (h *handler) discard(ctx context.Context, p, by string) (string, error) {
 		return "", err
 	}
 	b, _ := json.Marshal(trashed{Path: p, By: by, At: now.UTC(), Size: at.Size, Type: typeName(&at)})
-	if err = h.tree.write(ctx, dir+"/"+recordName, b, 0o600); err == nil {
-		err = h.tree.move(ctx, p, dir+"/"+itemName, protocol.RenameNoReplace)
-	}
-	if err != nil {
+	if err = h.tree.write(ctx, dir+"/"+recordName, b, 0o600); err != nil {
 		h.tree.purge(context.WithoutCancel(ctx), dir)
+		return "", err
+	}
+	// A rename without an answer may have been done, or be done yet: what it was to
+	// lead into stays, and the sweep takes it.
+	if err = h.tree.move(ctx, p, dir+"/"+itemName, protocol.RenameNoReplace); err != nil {
 		return "", err
 	}
 	h.tell(change{Op: opRemove, Path: p, Dir: at.IsDir()})
 	return id, nil
+}
+
+// replace moves what is at from to to, where something is: that goes to the trash when
+// it is clear that the other can come, and comes back if it does not.
+func (h *handler) replace(ctx context.Context, who *access.Who, from, to string) error {
+	if _, _, err := h.tree.leaving(ctx, from); err != nil {
+		return err
+	}
+	id, err := h.discard(ctx, to, who.User)
+	if err != nil {
+		return err
+	}
+	if err = h.tree.move(ctx, from, to, protocol.RenameNoReplace); err != nil && id != "" {
+		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), uploadEnd)
+		defer cancel()
+		if _, rerr := h.restore(back, who, id); rerr != nil {
+			h.log.WithError(rerr).WithField("path", to).Warn("what was to be replaced stays in the trash")
+		}
+	}
+	return err
 }
 
 // record reads what the trash knows of an id.
@@ -152,7 +174,7 @@ func (h *handler) listTrash(ctx context.Context, who *access.Who) ([]trashItem, 
 	out := []trashItem{}
 	for _, id := range ids[:min(len(ids), maxTrash)] {
 		rec, err := h.record(ctx, id)
-		if errors.Is(err, tnv.KindNotExist) || errors.Is(err, tnv.KindCorrupt) || err == nil && who.Role(rec.Path) < access.Write {
+		if errors.Is(err, tnv.KindNotExist) || errors.Is(err, tnv.KindCorrupt) || errors.Is(err, tnv.KindTooBig) || err == nil && who.Role(rec.Path) < access.Write {
 			continue
 		}
 		if err != nil {

@@ -58,6 +58,9 @@ func (t *tree) parent(ctx context.Context, p string) (tnv.Attr, string, error) {
 		return tnv.Attr{}, "", tnv.E(p, tnv.KindNotPermitted, "the root stays")
 	}
 	dir, err := t.dir(ctx, path.Dir(p))
+	if err == nil && dir.Ino == tnv.RootIno && path.Base(p) == ownName && p != ownPrefix { // by a link to the root
+		err = tnv.E(p, tnv.KindNotExist, "")
+	}
 	if err == nil && !permits(t.cred, &dir, mayWrite|maySeek) {
 		err = tnv.E(path.Dir(p), tnv.KindPermission, "the daemon's user may not write there")
 	}
@@ -109,18 +112,27 @@ func (t *tree) move(ctx context.Context, from, to string, flags uint32) error {
 	if to == from || strings.HasPrefix(to, from+"/") {
 		return tnv.E(to, tnv.KindInvalid, "it cannot be moved there: it would lie within itself")
 	}
-	dir, name, at, err := t.entry(ctx, from)
+	if strings.HasPrefix(from, to+"/") {
+		return tnv.E(to, tnv.KindInvalid, "it cannot replace what it lies in")
+	}
+	dir, name, err := t.leaving(ctx, from)
 	if err != nil {
 		return err
-	}
-	if at.IsDir() && !permits(t.cred, &at, mayWrite) {
-		return tnv.E(from, tnv.KindPermission, "the daemon's user may not write there")
 	}
 	toDir, toName, err := t.parent(ctx, to)
 	if err != nil {
 		return err
 	}
 	return t.src.Move(ctx, t.cred, protocol.Rename{Parent: dir.Ino, Name: name, NewParent: toDir.Ino, NewName: toName, Flags: flags})
+}
+
+// leaving is entry of what is to get another name, if it may.
+func (t *tree) leaving(ctx context.Context, p string) (dir tnv.Attr, name string, err error) {
+	dir, name, at, err := t.entry(ctx, p)
+	if err == nil && at.IsDir() && !permits(t.cred, &at, mayWrite) {
+		err = tnv.E(p, tnv.KindPermission, "the daemon's user may not write there")
+	}
+	return dir, name, err
 }
 
 // purge removes what is at a path and all beneath, without a way back. It goes on

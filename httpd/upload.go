@@ -368,7 +368,7 @@ func (h *handler) finishUpload(ctx context.Context, w *recorder, id string, rec 
 	err = h.tree.move(ctx, data, rec.Path, protocol.RenameNoReplace)
 	if rec.Overwrite && errors.Is(err, tnv.KindExist) {
 		op = opChange
-		if _, err = h.discard(ctx, rec.Path, rec.By); err == nil {
+		if err = h.discardFile(ctx, rec.Path, rec.By); err == nil {
 			err = h.tree.move(ctx, data, rec.Path, protocol.RenameNoReplace)
 		}
 	}
@@ -381,6 +381,18 @@ func (h *handler) finishUpload(ctx context.Context, w *recorder, id string, rec 
 		w.Header().Set("Location", link(rec.Path))
 	}
 	return h.tree.purge(ctx, uploadDir+"/"+id)
+}
+
+// discardFile is discard of what is no directory.
+func (h *handler) discardFile(ctx context.Context, p, by string) error {
+	_, _, at, err := h.tree.entry(ctx, p)
+	if err == nil && at.IsDir() {
+		err = tnv.E(p, tnv.KindIsDir, "a file does not replace it")
+	}
+	if err == nil {
+		_, err = h.discard(ctx, p, by)
+	}
+	return err
 }
 
 func (h *handler) uploadDrop(w *recorder, r *http.Request, id string) {

@@ -12,6 +12,9 @@ const (
 	maxSymlinks = 40
 	// maxPath is the length of the longest path in bytes, as the kernel's.
 	maxPath = 4096
+	// ownName is the directory of the HTTP daemons in the root: what was deleted, and
+	// what is being received, whoever may see it. No link leads there.
+	ownName = ".tnv"
 )
 
 // resolve walks a path from the volume's root. Links stay within the volume.
@@ -37,6 +40,9 @@ func resolve(tx *Tx, c *call, rq *protocol.Resolve) (*protocol.ResolveReply, err
 		}
 		if err := tx.maySearch(at, c.head.Cred); err != nil {
 			return nil, err
+		}
+		if links > 0 && name == ownName && at.Ino == tnv.RootIno {
+			return nil, tnv.E("resolve", tnv.KindNotExist, "%q", rq.Path)
 		}
 		rep, err := lookup(tx, c, &protocol.Lookup{Parent: at.Ino, Name: name})
 		if err != nil {

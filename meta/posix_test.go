@@ -33,6 +33,13 @@ func TestResolvePaths(t *testing.T) {
 	h.symlink(tnv.RootIno, "slash-f", "d/f/")
 	h.symlink(tnv.RootIno, "loop", "loop")
 	h.symlink(tnv.RootIno, "up", "../../../d")
+	own := h.mkdir(tnv.RootIno, ".tnv")
+	h.mkdir(own, "trash")
+	mine := h.mkdir(d, ".tnv") // of that name, and not in the root
+	h.symlink(tnv.RootIno, "to-own", "/.tnv")
+	h.symlink(d, "to-trash", "../.tnv/trash")
+	h.symlink(d, "to-root", "..")
+	h.symlink(d, "to-own", "../to-own")
 	long := strings.Repeat("n", 2000)
 	for _, c := range []struct {
 		path   string
@@ -53,6 +60,13 @@ func TestResolvePaths(t *testing.T) {
 		{path: "to-f", follow: true, ino: f, parent: d},
 		{path: "to-f/", err: tnv.KindNotDir},
 		{path: "slash-f", follow: true, err: tnv.KindNotDir},
+		{path: ".tnv", follow: true, ino: own, parent: tnv.RootIno},
+		{path: "to-own", follow: true, err: tnv.KindNotExist},
+		{path: "to-own/trash", err: tnv.KindNotExist},
+		{path: "d/to-trash", follow: true, err: tnv.KindNotExist},
+		{path: "d/to-root/.tnv/trash", err: tnv.KindNotExist},
+		{path: "d/to-own", follow: true, err: tnv.KindNotExist},
+		{path: "to-d/.tnv", ino: mine, parent: d},
 		{path: "d/f/", err: tnv.KindNotDir},
 		{path: "d/f/.", err: tnv.KindNotDir},
 		{path: "d/f/..", err: tnv.KindNotDir},

@@ -41,6 +41,11 @@ func TestRoles(t *testing.T) {
 			t.Errorf("%q at %s leads: %v", c.user, c.path, got)
 		}
 	}
+	for p, want := range map[string]bool{"/": false, "/films": false, "/films/x": true, "/films/adult": true, "/fil": true} {
+		if got := whole(rules, "alice", p); got != want {
+			t.Errorf("alice may write all beneath %s: %v", p, got)
+		}
+	}
 	for _, bad := range []string{"x", "* read", "* see /", "* read films"} {
 		if _, err := ParseRules([]byte(bad)); err == nil {
 			t.Errorf("%q is taken for a rule", bad)

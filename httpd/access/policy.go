@@ -272,6 +272,9 @@ func (p *Policy) CheckPassword(r *http.Request, user, password string) error {
 	case <-r.Context().Done():
 		return tnv.Wrap("access", r.Context().Err())
 	}
+	if p.barred(r) { // by those that were before it in the queue
+		return ErrTooMany
+	}
 	if err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)); err != nil || !known {
 		return p.failed(r)
 	}
@@ -389,6 +392,9 @@ func (t *tables) knows(user string) bool {
 	}
 	return false
 }
+
+// Whole tells whether no rule gives him less than Write strictly beneath a path.
+func (w *Who) Whole(path string) bool { return whole(w.t.rules, w.User, path) }
 
 // Leads tells whether he may see something beneath a path that he may not read itself.
 func (w *Who) Leads(path string) bool { return leads(w.t.rules, w.User, path) }

@@ -105,6 +105,18 @@ func role(rules []Rule, user, path string) Role {
 	return best
 }
 
+// whole tells whether no rule gives a user less than Write beneath a path: what he
+// may write at the path itself, he may then move or remove with all that is in it.
+func whole(rules []Rule, user, path string) bool {
+	for i := range rules {
+		r := &rules[i]
+		if r.about(user) > 0 && r.Path != path && Beneath(r.Path, path) && role(rules, user, r.Path) < Write {
+			return false
+		}
+	}
+	return true
+}
+
 // leads tells whether a user may see something beneath a path, so that he has to
 // be let through.
 func leads(rules []Rule, user, path string) bool {

@@ -73,6 +73,7 @@ rules, are read again when they change. "tnv link" makes links that need no logi
 	f.DurationVar(&cfg.TrashLife, "trash-life", httpd.DefaultTrashLife, "how long what was deleted can be put back; below 0: not at all")
 	f.Var(&maxUpload, "max-upload", "largest file that is taken (default 4 TiB)")
 	f.StringSliceVar(&cfg.CORS, "cors", nil, "`ORIGIN`s whose pages may read files; *: all")
+	f.StringSliceVar(&cfg.Hosts, "host", nil, "`NAME`s by which requests may come while it listens on loopback, besides loopback's own: those of a proxy in front")
 	f.Var(&perViewer, "rate", "bytes per second to each viewer (default: no limit)")
 	f.Var(&inAll, "rate-all", "bytes per second to all viewers (default: no limit)")
 	f.StringVar(&cfg.TLS.Cert, "tls-cert", "", "certificate `FILE`, PEM")
