@@ -204,6 +204,9 @@ func (t *tracker) settle(ctx context.Context) error {
 }
 
 func (t *tracker) syncStores(ctx context.Context) error {
+	if t.members.hides() {
+		return tnv.E("sync before deleting", tnv.KindBusy, "a store is being taken out, and may stay")
+	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var all []error
