@@ -284,11 +284,13 @@ func (in *inode) lacksSpace(p *piece, g *tnv.Group) error {
 	return p.put.full
 }
 
-// current counts the holders that are members of the group in their present boot.
+// current counts the holders that are members of the group in their present boot,
+// and whose word counts: a slow one's only while every member is slow (as meta's whoLacks).
 func current(l []tnv.Holder, g *tnv.Group) (n int) {
 	for _, h := range l {
 		for i := range g.Nodes {
-			if g.Nodes[i].ID == h.Node && g.Nodes[i].Boot == h.Boot {
+			is := &g.Nodes[i]
+			if is.ID == h.Node && is.Boot == h.Boot && (is.State != tnv.NodeSlow || g.Awaited(is.ID)) {
 				n++
 			}
 		}

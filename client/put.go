@@ -241,7 +241,7 @@ func (in *inode) storeError(p *piece, last error) error {
 
 // wellHeld tells whether as many members hold a piece as a commit needs.
 func (in *inode) wellHeld(p *piece, g *tnv.Group) bool {
-	return len(p.put.holders) >= max(1, min(int(p.put.sess.info.MinReplicas), g.Awaiting()))
+	return current(p.put.holders, g) >= max(1, min(int(p.put.sess.info.MinReplicas), g.Awaiting()))
 }
 
 // otherWhole tells whether a group without any fault could take a block instead.

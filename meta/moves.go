@@ -354,7 +354,7 @@ func (tx *Tx) tookBlock(v *Volume, home tnv.Home, m *Move) error {
 	if g == nil || v.closed(m.Group) {
 		return tnv.E("move", tnv.KindTooFewHolders, "group %d takes no blocks", m.Group)
 	}
-	lack, err := whoLacks(g, protocol.BlockHolders{Block: m.Block, Holders: m.Holders}, v.cfg.MinReplicas)
+	lack, err := whoLacks(g, protocol.BlockHolders{Block: m.Block, Holders: m.Holders}, v.set.Load().MinReplicas)
 	if err != nil {
 		return err
 	}

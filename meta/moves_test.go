@@ -224,3 +224,21 @@ func TestCopyOfSharedIsGone(t *testing.T) {
 		t.Fatalf("a block of a mover that is gone: %v, %v", st, err)
 	}
 }
+
+// A mover's block needs as many holders as the volume's setting says now.
+func TestMoverKeepsSetting(t *testing.T) {
+	h := start(t, mem.New(mem.Options{}), Config{MinReplicas: 1})
+	h.secondGroup()
+	f := h.create(tnv.RootIno, "f")
+	_, err := h.write(f, 0, 4096)
+	h.must(err)
+	set := *h.v.set.Load()
+	set.MinReplicas = 2
+	h.v.SetSettings(set)
+	home := tnv.Home{Ino: f}
+	moves := h.made(h.plan(home, 1))
+	moves[0].Holders = moves[0].Holders[:1]
+	if _, err := h.v.Replace(t.Context(), home, moves); tnv.KindOf(err) != tnv.KindTooFewHolders {
+		t.Fatalf("a block that one of two members holds: %v", err)
+	}
+}

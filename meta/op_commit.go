@@ -270,13 +270,16 @@ func (tx *Tx) useID(c *call, b tnv.BlockID) error {
 
 // whoLacks lists the members of a group that do not hold a block, as far as the
 // holders named are members in their current boot. Too few of them is an error:
-// the block must be put again. A member that is slow is not waited for.
+// the block must be put again. A member that is slow is not waited for, nor does
+// it count: its disk may never come back.
 func whoLacks(g *tnv.Group, h protocol.BlockHolders, want uint32) ([]tnv.NodeID, error) {
 	var lack []tnv.NodeID
 	alive, holds := uint32(g.Awaiting()), uint32(0)
 	for _, n := range g.Nodes {
 		if slices.Contains(h.Holders, tnv.Holder{Node: n.ID, Boot: n.Boot}) {
-			holds++
+			if n.State != tnv.NodeSlow || g.Awaited(n.ID) {
+				holds++
+			}
 		} else {
 			lack = append(lack, n.ID)
 		}

@@ -71,6 +71,17 @@ func (v *Volume) MarkRestored(ctx context.Context) error {
 	return v.changeCollection(ctx, func(c *collection) { c.Restored = true })
 }
 
+// Restored tells whether the metadata goes on from a copy that the operator has not
+// approved of yet.
+func (v *Volume) Restored(ctx context.Context) (is bool, err error) {
+	err = v.read(ctx, func(tx *Tx) error {
+		c, err := getAs[collection](tx, collectionKey())
+		is = c != nil && c.Restored
+		return err
+	})
+	return is, err
+}
+
 // NoteAhead says that a store holds a block whose id was never given out: the
 // metadata has forgotten it.
 func (v *Volume) NoteAhead(ctx context.Context, id tnv.BlockID) error {

@@ -41,7 +41,7 @@ func (t *tracker) collectIn(ctx context.Context, v *meta.Volume) (protocol.Colle
 	t.collecting.Lock()
 	defer t.collecting.Unlock()
 	err := inParts(func(p meta.Part) error { return t.findOrphans(ctx, v, p) })
-	st, cerr := v.CollectOrphans(ctx, t.cfg.Quarantine, t.members.blocksOf)
+	st, cerr := v.CollectOrphans(ctx, t.cfg.Quarantine, t.sizeOf)
 	return st, errors.Join(err, cerr)
 }
 
@@ -163,6 +163,12 @@ func (m *members) blocksOf(g tnv.GroupID) (n uint64) {
 	return n
 }
 
+// sizeOf is how many blocks of one volume a group has, were they spread evenly over all
+// volumes: what may go of one without asking must not grow with the others (D7).
+func (t *tracker) sizeOf(g tnv.GroupID) uint64 {
+	return t.members.blocksOf(g) / uint64(max(1, len(t.directory.volumes())))
+}
+
 // collect answers how a collection stands, and runs one if asked to.
 func (t *tracker) collect(ctx context.Context, rq *protocol.Collect) (*protocol.Collection, error) {
 	id, err := t.directory.find(ctx, rq.Volume)
@@ -185,7 +191,7 @@ func (t *tracker) collectAsked(ctx context.Context, rq *protocol.Collect, v *met
 			return nil, err
 		}
 	}
-	now, err := v.Collection(ctx, t.cfg.Quarantine, t.members.blocksOf)
+	now, err := v.Collection(ctx, t.cfg.Quarantine, t.sizeOf)
 	now.Collected = st.Collected
 	return &now, err
 }

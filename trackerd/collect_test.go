@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tnvfs/tnv"
+	"github.com/tnvfs/tnv/meta"
 	"github.com/tnvfs/tnv/protocol"
 )
 
@@ -118,4 +119,22 @@ func TestCollectsByItself(t *testing.T) {
 		b.refuses(nil)
 		return len(a.held()) == 0
 	})
+}
+
+// What of a group may be orphans is judged by a volume's share of its blocks.
+func TestSizeOf(t *testing.T) {
+	tr := &tracker{members: newMembers(1, []tnv.Group{{ID: 1, Name: "g1"}}, quiet()), directory: newDirectory(nil)}
+	tr.members.announced(tnv.Node{ID: 11, Group: 1, Boot: 1}, 0, "g1", nil)
+	if err := tr.members.beat(&protocol.NodeBeat{Node: 11, Boot: 1, State: tnv.NodeAlive, Blocks: 1000}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		volumes map[string]tnv.VolumeID
+		want    uint64
+	}{{nil, 1000}, {map[string]tnv.VolumeID{"a": 2}, 1000}, {map[string]tnv.VolumeID{"a": 2, "b": 3, "c": 4, "d": 5}, 250}} {
+		tr.directory.cur = &meta.Directory{Volumes: tc.volumes}
+		if n := tr.sizeOf(1); n != tc.want {
+			t.Errorf("of %d volumes: %d blocks, want %d", len(tc.volumes), n, tc.want)
+		}
+	}
 }

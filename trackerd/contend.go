@@ -318,7 +318,7 @@ func (c *contender) openFresh(ctx context.Context, h *holding) error {
 	if err := c.t.directory.refresh(ctx); err != nil {
 		return err
 	}
-	c.t.follow()
+	c.t.followClosed()
 	return c.t.open(ctx, h)
 }
 

@@ -63,6 +63,17 @@ func (t *tracker) follow() {
 	t.members.know(d, began, t.held.get(meta.ClusterVolume) != nil)
 }
 
+// followClosed is follow, and has what was read to be closed be so even if a store was
+// admitted here since the reading began: what is closed stays so.
+func (t *tracker) followClosed() {
+	t.follow()
+	for _, d := range t.directory.get().Drains {
+		if d.Closed && !t.members.Closed(d.Group) {
+			t.members.setLeaving(d.Group, true)
+		}
+	}
+}
+
 // find gives a volume's id. One that is not known is looked for in the engine.
 func (d *directory) find(ctx context.Context, name string) (tnv.VolumeID, error) {
 	if id, ok := d.get().Named(name); ok {

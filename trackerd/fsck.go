@@ -125,7 +125,7 @@ func (j *fsckJob) run(ctx context.Context) {
 			break
 		}
 	}
-	st, cerr := j.v.Collection(ctx, j.t.cfg.Quarantine, j.t.members.blocksOf)
+	st, cerr := j.v.Collection(ctx, j.t.cfg.Quarantine, j.t.sizeOf)
 	if err = errors.Join(err, cerr); err == nil && !slices.Contains(j.t.held.volumes(), j.v) {
 		err = tnv.E("fsck", tnv.KindNotOwner, "the volume has moved to another tracker: check it again")
 	}

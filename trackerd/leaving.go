@@ -97,6 +97,39 @@ func (m *members) removeNode(id tnv.NodeID) {
 	m.changeLeaving(func() { delete(m.nodes, id) })
 }
 
+// hide leaves a store out of the map, so that no commit counts it as a holder any
+// more. False: it is hidden already.
+func (m *members) hide(id tnv.NodeID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.hidden[id] {
+		return false
+	}
+	if m.hidden == nil {
+		m.hidden = map[tnv.NodeID]bool{}
+	}
+	m.hidden[id] = true
+	m.publishLocked()
+	m.tellLocked()
+	return true
+}
+
+// unhide has the map show a store again, if it is a member still.
+func (m *members) unhide(id tnv.NodeID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.hidden, id)
+	m.publishLocked()
+	m.tellLocked()
+}
+
+// hides tells whether any store is hidden.
+func (m *members) hides() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.hidden) > 0
+}
+
 func (m *members) changeLeaving(change func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -58,6 +58,23 @@ func TestGroupsLeaveElsewhere(t *testing.T) {
 	}
 }
 
+// A group that is closed is so to whoever opens a volume, though a store was admitted
+// since the reading began that says so.
+func TestClosedWhileAdmitting(t *testing.T) {
+	g := []tnv.Group{{ID: 2, Name: "g1"}, {ID: 3, Name: "g2"}}
+	tr := &tracker{log: quiet(), held: newHoldings(), members: newMembers(1, g, quiet()), directory: newDirectory(nil)}
+	tr.directory.cur = &meta.Directory{Groups: g, Drains: []meta.Drain{{Group: 2, Closed: true}, {Group: 3}}}
+	tr.directory.asOf = time.Now()
+	tr.members.announced(tnv.Node{ID: 31, Group: 3, Boot: 1}, 0, "g2", nil)
+	tr.followClosed()
+	if !tr.members.Closed(2) || tr.members.Closed(3) {
+		t.Fatalf("closed: %v, %v", tr.members.Closed(2), tr.members.Closed(3))
+	}
+	if tr.members.Map().Node(31) == nil {
+		t.Fatal("the store that was admitted is not there")
+	}
+}
+
 // Emptying, balancing and taking stores out are for a tracker that owns all; of a
 // drain that was begun all trackers know, and whoever owns all goes on with it.
 func TestDrainOfSeveralTrackers(t *testing.T) {

@@ -49,6 +49,7 @@ type members struct {
 	usageAt time.Time            // of the last map made for used space alone
 	leaving map[tnv.GroupID]bool // groups that are being emptied; true: closed, see Closed
 	closed  atomic.Pointer[map[tnv.GroupID]bool]
+	hidden  map[tnv.NodeID]bool // stores that are being taken out: no map shows them
 }
 
 type member struct {
@@ -82,7 +83,7 @@ func (m *members) publishLocked() {
 	is := &tnv.Map{Epoch: m.epoch, Version: m.version}
 	for _, g := range m.groups {
 		for _, n := range m.nodes {
-			if n.node.Group == g.ID {
+			if n.node.Group == g.ID && !m.hidden[n.node.ID] {
 				g.Nodes = append(g.Nodes, m.shownLocked(n.node))
 			}
 		}

@@ -54,6 +54,53 @@ func TestReplaceMember(t *testing.T) {
 	}
 }
 
+// What is committed while the other members are looked through keeps a store in its
+// group; it is a member as before then.
+func TestRemoveWhileWriting(t *testing.T) {
+	r := run(t, Config{Dir: t.TempDir(), Key: protocol.NewKey()})
+	a, b := r.newStore(11, "h1"), r.newStore(12, "h2")
+	a.live("g1")
+	if _, err := b.announce("g1", true); err != nil {
+		t.Fatal(err)
+	}
+	beat := func() {
+		b.must(protocol.TypeNodeBeat, nil, &protocol.NodeBeat{Node: 12, Boot: 1, State: tnv.NodeSlow, Capacity: 100})
+	}
+	tool := r.dial(protocol.RoleTool)
+	s := r.session(protocol.OpenSession{})
+	var made protocol.CreateReply
+	s.change(protocol.TypeCreate, &made, &protocol.Create{Parent: tnv.RootIno, Name: "f"})
+	beat()
+	late := tnv.BlockID(0)
+	b.listed = func() { late = s.write(made.Attr.Ino, a.node.Group, a); beat() }
+	kindIs(t, tool.call(protocol.TypeNodeRemove, nil, &protocol.NodeRemove{Node: 11}), tnv.KindBusy)
+	if late == 0 {
+		t.Fatal("nothing was written meanwhile")
+	}
+	if g := tool.group(t, "g1"); len(g.Nodes) != 2 {
+		t.Fatalf("a store that was not taken out: %+v", g)
+	}
+	b.hold(tnv.Home{Ino: made.Attr.Ino}, late)
+	b.must(protocol.TypeHeld, nil, &protocol.Held{Node: 12, Boot: 1, Vol: s.info.Vol, Blocks: []tnv.BlockID{late}})
+	beat()
+	tool.must(protocol.TypeNodeRemove, nil, &protocol.NodeRemove{Node: 11})
+}
+
+// No map shows a store that is hidden, whatever else changes; hidden once, it is not again.
+func TestHidden(t *testing.T) {
+	m := newMembers(1, []tnv.Group{{ID: 1, Name: "g1", Nodes: []tnv.Node{{ID: 11, Group: 1}, {ID: 12, Group: 1}}}}, quiet())
+	if !m.hide(11) || m.hide(11) || !m.hides() {
+		t.Fatal("hidden is not what it is")
+	}
+	m.announced(tnv.Node{ID: 11, Group: 1, Boot: 2}, 0, "g1", nil)
+	if m.Map().Node(11) != nil || m.Map().Node(12) == nil {
+		t.Fatalf("one of two is hidden: %+v", m.Map())
+	}
+	if m.unhide(11); m.Map().Node(11) == nil || m.hides() {
+		t.Fatal("it is hidden for good")
+	}
+}
+
 // A group that is being emptied takes no new blocks, over a restart of the
 // tracker; cancelled, it takes them again. What has no room elsewhere is not begun.
 func TestDrainRecord(t *testing.T) {

@@ -12,7 +12,9 @@ import (
 )
 
 // removeNode takes a store out of its group, if the others, all that live, hold
-// every block that the metadata names there.
+// every block that the metadata names there. What is committed behind the look at the
+// blocks is seen by what the others lack then: from before the last look on the store
+// is no holder that counts.
 func (t *tracker) removeNode(ctx context.Context, rq *protocol.NodeRemove) (done, error) {
 	const op = "remove node"
 	all, err := t.everyBlock(ctx, op)
@@ -47,8 +49,15 @@ func (t *tracker) removeNode(ctx context.Context, rq *protocol.NodeRemove) (done
 	} else if lacks > 0 {
 		return done{}, tnv.E(op, tnv.KindBusy, "the other members of its group lack %d pieces of copies of the metadata yet", lacks)
 	}
+	if !t.members.hide(n.ID) {
+		return done{}, tnv.E(op, tnv.KindBusy, "store %v is being taken out already", n.ID)
+	}
+	defer t.members.unhide(n.ID)
 	if now, err := t.everyBlock(ctx, op); err != nil || !same(now, all) {
 		return done{}, errors.Join(err, errMoved)
+	}
+	if err := t.heldByOthers(ctx, op, all, others); err != nil {
+		return done{}, err
 	}
 	if _, err := onRegistry(t, func(r *meta.Registry) (done, error) { return done{}, r.RemoveNode(ctx, n.ID) }); err != nil {
 		return done{}, err
@@ -61,6 +70,28 @@ func (t *tracker) removeNode(ctx context.Context, rq *protocol.NodeRemove) (done
 	}
 	t.log.WithFields(logrus.Fields{"node": n.ID, "addr": n.Addr}).Info("a storage daemon was taken out of the cluster")
 	return done{}, nil
+}
+
+// heldByOthers is KindBusy if stores that had all a moment ago are not what they were,
+// or lack anything that a commit which has begun by now names.
+func (t *tracker) heldByOthers(ctx context.Context, op string, all []*meta.Volume, others []tnv.Node) error {
+	for _, v := range all {
+		if _, err := v.Status(ctx); err != nil { // what was executed by an older map is counted then
+			return err
+		}
+	}
+	m := t.members.Map()
+	for _, o := range others {
+		if is := m.Node(o.ID); is == nil || is.Boot != o.Boot || is.State == tnv.NodeLost {
+			return tnv.E(op, tnv.KindBusy, "store %v of its group was lost, or has restarted, meanwhile", o.ID)
+		}
+		for _, v := range all {
+			if n, _ := v.Lacks(o.ID); n > 0 {
+				return tnv.E(op, tnv.KindBusy, "store %v of its group lacks %d blocks of volume %s yet", o.ID, n, v.Name())
+			}
+		}
+	}
+	return nil
 }
 
 // audit counts how many of the blocks that the metadata names in a group stores

@@ -501,5 +501,12 @@ func TestForgetByRegistry(t *testing.T) {
 	if err != nil || rep.Replaced != 12 {
 		t.Fatalf("an empty store: %+v, %v", rep, err)
 	}
+	if err := v.MarkRestored(ctx); err != nil {
+		t.Fatal(err)
+	}
+	lacks(1) // the registry of a copy may not know the stores yet
+	if err := v.ApproveCollection(ctx); err != nil {
+		t.Fatal(err)
+	}
 	lacks(0)
 }

@@ -102,7 +102,9 @@ func (t *tracker) forgetGone(ctx context.Context) {
 // more: nothing of them will be confirmed. Who is a member the registry says, as it
 // is read *behind* what the volumes say: a store is in it before any tracker names
 // it. This tracker's own list may lack stores that were admitted at another one, and
-// that a volume's last owner knew.
+// that a volume's last owner knew. A volume that goes on from a copy is left alone
+// until the operator has approved of it: the registry that came with it may be empty,
+// and its stores have yet to announce themselves.
 func (t *tracker) forgetOnce(ctx context.Context) error {
 	vols, some := t.held.volumes(), false
 	named := make([][]tnv.NodeID, len(vols))
@@ -120,6 +122,13 @@ func (t *tracker) forgetOnce(ctx context.Context) error {
 	known := tnv.Map{Groups: groups}
 	var all []error
 	for i, v := range vols {
+		if len(named[i]) == 0 {
+			continue
+		}
+		if restored, err := v.Restored(ctx); err != nil || restored {
+			all = append(all, err)
+			continue
+		}
 		for _, n := range named[i] {
 			for more := known.Node(n) == nil; more && ctx.Err() == nil; {
 				var err error
@@ -195,6 +204,9 @@ func (t *tracker) settle(ctx context.Context) error {
 }
 
 func (t *tracker) syncStores(ctx context.Context) error {
+	if t.members.hides() {
+		return tnv.E("sync before deleting", tnv.KindBusy, "a store is being taken out, and may stay")
+	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var all []error

@@ -136,6 +136,7 @@ type store struct {
 	holds  map[tnv.BlockID]tnv.Home
 	copies map[tnv.BlockID]tnv.Home // pieces of copies of the metadata
 	stop   func()
+	listed func() // called once, before a list is answered
 }
 
 // newStore listens for the tracker's orders.
@@ -179,6 +180,10 @@ func (s *store) handle(_ context.Context, _ *protocol.Peer, f *protocol.Frame) (
 		}
 		return []any{&protocol.DeleteReply{}}, nil
 	case protocol.TypeList:
+		if s.listed != nil {
+			s.listed()
+			s.listed = nil
+		}
 		var rq protocol.List
 		err := f.Decode(&rq)
 		return []any{s.listLocked(&rq)}, err
