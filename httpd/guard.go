@@ -215,11 +215,11 @@ const bodyLimit = time.Minute
 // body is a request's body, each piece of which has a deadline.
 type body struct {
 	until time.Time // and all of it, unless zero
-	src io.ReadCloser
-	rc  *http.ResponseController
-	h   *handler
-	n   int64
-	err error // of reading; io.EOF is none
+	src   io.ReadCloser
+	rc    *http.ResponseController
+	h     *handler
+	n     int64
+	err   error // of reading; io.EOF is none
 }
 
 func (h *handler) body(w *recorder, r *http.Request) *body {
