@@ -17,8 +17,13 @@ import (
 
 // The JSON interface, as docs/openapi.yaml describes it.
 
-// maxJSON bounds the body of a request.
-const maxJSON = 1 << 20
+// maxJSON bounds the body of a request. One that is longer than shortJSON needs a place:
+// a body is kept whole until it has come.
+const (
+	maxJSON   = 1 << 20
+	shortJSON = 16 << 10
+	jsonLimit = 30 * time.Second
+)
 
 // api answers a request of a program; name is what follows the prefix.
 func (h *handler) api(w *recorder, r *http.Request, name string) {
@@ -101,8 +106,23 @@ func (h *handler) refuseJSON(w *recorder, status int, kind, text string) {
 
 // read takes a request's body as JSON; it answers and returns false where that fails.
 func (h *handler) read(w *recorder, r *http.Request, v any) bool {
-	d := json.NewDecoder(http.MaxBytesReader(w, h.body(w, r), maxJSON))
-	err := d.Decode(v)
+	b := h.body(w, r)
+	b.until = time.Now().Add(h.jsonTime)
+	src := http.MaxBytesReader(w, b, maxJSON)
+	head, err := io.ReadAll(io.LimitReader(src, shortJSON+1))
+	if len(head) > shortJSON {
+		if !h.long.try() {
+			h.closeUnread(w, r)
+			w.Header().Set("Retry-After", retryAfter)
+			h.refuse(w, http.StatusServiceUnavailable, "as many long requests are being read as may be at once")
+			return false
+		}
+		defer h.long.give()
+	}
+	d := json.NewDecoder(io.MultiReader(bytes.NewReader(head), src))
+	if err == nil {
+		err = d.Decode(v)
+	}
 	if err == nil {
 		_, err = d.Token()
 		if err == io.EOF {

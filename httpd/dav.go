@@ -31,6 +31,9 @@ const maxXML = 64 << 10
 // treeLimit bounds what is done to a tree in one request.
 const treeLimit = 15 * time.Minute
 
+// propfindLimit bounds a listing, the whole of which package webdav has in memory until it is sent.
+const propfindLimit = 2 * time.Minute
+
 // serveDAV answers a request that changes the volume, or asks for properties.
 func (h *handler) serveDAV(w *recorder, r *http.Request, p string, dir bool) {
 	if r.Method != "PROPFIND" && !h.mayWrite(w, p) {
@@ -65,15 +68,32 @@ func (h *handler) serveDAV(w *recorder, r *http.Request, p string, dir bool) {
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(b))
-		http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(treeLimit))
 	}
-	if r.Method != http.MethodPut {
-		ctx, cancel := context.WithTimeout(r.Context(), treeLimit)
-		defer cancel()
-		r = r.WithContext(ctx)
+	if r.Method == http.MethodPut {
+		d.serve(r)
+		return
 	}
-	inner := &webdav.Handler{FileSystem: d, LockSystem: &davView{h.dav, d}}
-	inner.ServeHTTP(&davWriter{recorder: w, d: d}, r)
+	limit := treeLimit
+	if r.Method == "PROPFIND" {
+		limit = propfindLimit
+	}
+	http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(limit))
+	ctx, cancel := context.WithTimeout(r.Context(), limit)
+	defer cancel()
+	if r.Method == "PROPFIND" {
+		if err := h.propfinds.take(ctx); err != nil {
+			h.fail(w, r, err)
+			return
+		}
+		defer h.propfinds.give()
+	}
+	d.serve(r.WithContext(ctx))
+}
+
+// serve lets package webdav answer.
+func (d *davFS) serve(r *http.Request) {
+	inner := &webdav.Handler{FileSystem: d, LockSystem: &davView{d.h.dav, d}}
+	inner.ServeHTTP(&davWriter{recorder: d.w, d: d}, r)
 }
 
 // davRequest checks what is not left to the package; it answers where it returns false.

@@ -214,11 +214,12 @@ const bodyLimit = time.Minute
 
 // body is a request's body, each piece of which has a deadline.
 type body struct {
-	src io.ReadCloser
-	rc  *http.ResponseController
-	h   *handler
-	n   int64
-	err error // of reading; io.EOF is none
+	until time.Time // and all of it, unless zero
+	src   io.ReadCloser
+	rc    *http.ResponseController
+	h     *handler
+	n     int64
+	err   error // of reading; io.EOF is none
 }
 
 func (h *handler) body(w *recorder, r *http.Request) *body {
@@ -228,7 +229,11 @@ func (h *handler) body(w *recorder, r *http.Request) *body {
 // Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {
 	now := time.Now()
-	b.rc.SetReadDeadline(now.Add(b.h.patience))
+	end := now.Add(b.h.patience)
+	if !b.until.IsZero() && b.until.Before(end) {
+		end = b.until
+	}
+	b.rc.SetReadDeadline(end)
 	b.rc.SetWriteDeadline(now.Add(bodyLimit + answerLimit))
 	n, err := b.src.Read(p)
 	if err == io.EOF { // what follows may take its time: a deadline that passes ends the request's context

@@ -25,11 +25,16 @@ type handler struct {
 	m      *metrics
 	options
 
-	followIdle time.Duration  // a file that does not grow for so long is followed no more
-	stall      time.Duration  // a client that takes no byte for so long is cut off
-	patience   time.Duration  // a client that sends may send nothing for so long
-	listings   chan struct{}  // one place per listing that is being made
-	searches   chan struct{}  // one place per search
+	followIdle time.Duration // a file that does not grow for so long is followed no more
+	stall      time.Duration // a client that takes no byte for so long is cut off
+	patience   time.Duration // a client that sends may send nothing for so long
+	listings   chan struct{} // one place per listing that is being made
+	searches   chan struct{} // one place per search
+	jsonTime   time.Duration // a body of JSON takes so long at most
+	long       places        // bodies of JSON that are long
+	propfinds  places
+	probes     places
+	turned     places         // subtitles that are being turned
 	active     atomic.Int64   // transfers of files
 	under      sync.WaitGroup // requests, and goroutines of the handler
 	views      int64          // so many transfers at once may hold on to the client's memory
@@ -128,7 +133,8 @@ const (
 func newHandler(src source, cred tnv.Cred, volume string, memory int64, log *logrus.Entry, m *metrics, o options) *handler {
 	life, end := context.WithCancel(context.Background())
 	h := &handler{src: src, cred: cred, tree: &tree{src, cred}, volume: volume, log: log, m: m, options: o.withDefaults(), stall: stallLimit, followIdle: followIdle, patience: bodyLimit,
-		listings: make(chan struct{}, maxListings), searches: make(chan struct{}, maxSearches), views: memory / viewShare / viewBytes,
+		listings: make(chan struct{}, maxListings), searches: make(chan struct{}, maxSearches),
+		jsonTime: jsonLimit, long: make(places, maxLong), propfinds: make(places, maxPropfinds), probes: make(places, maxProbes), turned: make(places, maxTurned), views: memory / viewShare / viewBytes,
 		lookups: newLookups(life, src, cred), files: newOpenFiles(src), snapshots: newSnapshots(), uploads: newUploads(),
 		feed: newFeed(), traffic: newTraffic(), cross: http.NewCrossOriginProtection(), life: life, end: end}
 	h.watcher = newWatcher(h)

@@ -144,6 +144,10 @@ func (s *hls) probe(ctx context.Context, p string, at *tnv.Attr) (*probe, error)
 	if found != nil || err != nil {
 		return found, err
 	}
+	if err := s.h.probes.take(ctx); err != nil {
+		return nil, err
+	}
+	defer s.h.probes.give()
 	return s.h.media.probe(ctx, &mediaJob{versionOf(at), path.Base(p), "video", -1})
 }
 

@@ -165,10 +165,7 @@ func (h *handler) webVTT(w *recorder, r *http.Request, p string, at *tnv.Attr) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	b, err := h.tree.read(r.Context(), p, subs.MaxSize)
-	if err == nil {
-		b, err = subs.ToVTT(extOf(p), b)
-	}
+	b, err := h.turn(r.Context(), p)
 	if tnv.KindOf(err) == tnv.KindNotSupported && err != nil {
 		hd.Del("ETag")
 		h.refuse(w, http.StatusUnsupportedMediaType, "there are no subtitles in it that could be turned")
@@ -180,6 +177,19 @@ func (h *handler) webVTT(w *recorder, r *http.Request, p string, at *tnv.Attr) {
 		return
 	}
 	h.sendVTT(w, r, b)
+}
+
+// turn makes a file of subtitles WebVTT.
+func (h *handler) turn(ctx context.Context, p string) ([]byte, error) {
+	if err := h.turned.take(ctx); err != nil {
+		return nil, err
+	}
+	defer h.turned.give()
+	b, err := h.tree.read(ctx, p, subs.MaxSize)
+	if err != nil {
+		return nil, err
+	}
+	return subs.ToVTT(extOf(p), b)
 }
 
 func (h *handler) sendVTT(w *recorder, r *http.Request, b []byte) {

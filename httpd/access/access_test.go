@@ -224,3 +224,32 @@ func TestDummyHash(t *testing.T) {
 		t.Errorf("it takes no time: %v", err)
 	}
 }
+
+// Who waits for a hash while others at his address are wrong gets no try of his own for it.
+func TestBarredInQueue(t *testing.T) {
+	dir := t.TempDir()
+	cfg := Config{UsersFile: filepath.Join(dir, "users")}
+	write(t, cfg.UsersFile, "u:"+hash(t, "pw")+"\n")
+	p, err := New(cfg, NewSigner([]byte("k"), "c", "media"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range hashesAtOnce {
+		p.hashes <- struct{}{}
+	}
+	r := httptest.NewRequest("GET", "/", nil)
+	done := make(chan error)
+	go func() { done <- p.CheckPassword(r, "u", "pw") }()
+	select {
+	case err := <-done:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	for range wrongLimit {
+		p.failed(r)
+	}
+	<-p.hashes
+	if err := <-done; err != ErrTooMany {
+		t.Errorf("%v", err)
+	}
+}

@@ -21,7 +21,7 @@ import (
 )
 
 // MaxSize bounds the size of a file that is turned.
-const MaxSize = 16 << 20
+const MaxSize = 4 << 20
 
 // cue is a text that is shown for a while, in milliseconds.
 type cue struct {
