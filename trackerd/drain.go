@@ -32,7 +32,7 @@ import (
 const (
 	drainPause = 200 * time.Millisecond // between two passes
 	drainRetry = 2 * time.Second        // after a failure
-	// lostWait is how long a store that is lost is waited for to delete.
+	// lostWait is how long a store that is lost, or slow, is waited for to delete.
 	lostWait = 5 * time.Second
 )
 
@@ -312,16 +312,21 @@ func (j *moveJob) moveAll(ctx context.Context) ([]*meta.Volume, error) {
 // errMoved: what was looked through is not all any more, or was not always here.
 var errMoved = tnv.E("move", tnv.KindBusy, "volumes have come, or have moved between trackers, meanwhile: it is looked again")
 
-// awaitDeleted waits until the group's living stores have deleted what was freed.
+// leftBehind tells whether a store that has not deleted all is not waited for any longer.
+func leftBehind(is tnv.NodeState, waited time.Duration) bool {
+	return (is == tnv.NodeLost || is == tnv.NodeSlow) && waited > lostWait
+}
+
+// awaitDeleted waits until the group's stores that are neither lost nor slow have deleted what was freed.
 func (j *moveJob) awaitDeleted(ctx context.Context, all []*meta.Volume) error {
-	for lost := time.Duration(0); ctx.Err() == nil; lost += drainPause {
+	for waited := time.Duration(0); ctx.Err() == nil; waited += drainPause {
 		left := false
 		g := j.t.members.Map().Group(j.group.ID)
 		if g == nil {
 			return nil
 		}
 		for _, n := range g.Nodes {
-			if n.State == tnv.NodeLost && lost > lostWait {
+			if leftBehind(n.State, waited) {
 				continue
 			}
 			for _, v := range all {

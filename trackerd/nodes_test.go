@@ -166,3 +166,12 @@ func TestUnevenness(t *testing.T) {
 		t.Fatalf("a full group is not emptied: %+v", from)
 	}
 }
+
+// A drain waits for no store whose disk hangs, as for none that is lost.
+func TestLeftBehind(t *testing.T) {
+	for is, left := range map[tnv.NodeState]bool{tnv.NodeLost: true, tnv.NodeSlow: true, tnv.NodeAlive: false, tnv.NodeFull: false} {
+		if leftBehind(is, lostWait) || leftBehind(is, 2*lostWait) != left {
+			t.Errorf("a store that is %v", is)
+		}
+	}
+}

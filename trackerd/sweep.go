@@ -184,8 +184,9 @@ type barrier struct {
 	err   error  // of the last round; under run
 }
 
-// settle returns when what every live store took before the call is on disk:
-// the blocks that replace those to be deleted are among it (D2).
+// settle returns when what every store that is worth waiting for took before the call
+// is on disk: the blocks that replace those to be deleted are among it (D2). A slow
+// one's word let no commit through: its disk must not hold all deletions up.
 func (t *tracker) settle(ctx context.Context) error {
 	b := &t.barrier
 	b.mu.Lock()
@@ -213,7 +214,7 @@ func (t *tracker) syncStores(ctx context.Context) error {
 	limit := make(chan struct{}, syncsAtOnce)
 	for _, g := range t.members.Map().Groups {
 		for _, n := range g.Nodes {
-			if n.State == tnv.NodeLost {
+			if !g.Awaited(n.ID) {
 				continue // what it holds is on disk elsewhere, or was lost with it
 			}
 			limit <- struct{}{}
@@ -222,7 +223,7 @@ func (t *tracker) syncStores(ctx context.Context) error {
 				call, cancel := context.WithTimeout(ctx, deleteTimeout)
 				defer cancel()
 				err := t.pool.Call(call, n.Addr, protocol.TypeSync, nil, &protocol.Sync{})
-				if is := t.members.Map().Node(n.ID); err != nil && is != nil && is.State != tnv.NodeLost {
+				if err != nil && t.members.Map().Awaited(n.ID) != nil {
 					mu.Lock()
 					defer mu.Unlock()
 					all = append(all, tnv.Wrap("sync before deleting", err))

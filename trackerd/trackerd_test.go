@@ -646,6 +646,24 @@ func TestSettleShares(t *testing.T) {
 	if err := tr.settle(context.Background()); err == nil {
 		t.Fatal("a live store that cannot sync was passed over")
 	}
+	slow := protocol.NodeBeat{Node: n.ID, Boot: n.Boot, State: tnv.NodeSlow, Capacity: 100}
+	if err := tr.members.beat(&slow); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.settle(context.Background()); err == nil {
+		t.Fatal("a slow store was passed over where all are slow")
+	}
+	b := r.newStore(12, "h2")
+	other := b.node
+	other.Group = 1
+	tr.members.announced(other, 0, "g1", nil)
+	if err := tr.settle(context.Background()); err != nil {
+		t.Fatalf("a slow store is waited for: %v", err)
+	}
+	if orders, _ := b.told(); len(orders) != 1 {
+		t.Fatalf("the other was told %v", orders)
+	}
+	b.refuses(tnv.E("sync", tnv.KindOther, "broken"))
 	tr.members.expire(time.Now().Add(time.Hour))
 	if err := tr.settle(context.Background()); err != nil {
 		t.Fatalf("a lost store is waited for: %v", err)
