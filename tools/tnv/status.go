@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -164,7 +165,7 @@ func printStatus(w io.Writer, st statusJSON) error {
 		fmt.Fprintln(t, "\nPROCESS\tPID\tSTATE\tAT")
 	}
 	for _, p := range st.Processes {
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s%s\n", p.Name, p.Pid, yes[p.Alive], p.Addr, p.Mountpoint)
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\n", p.Name, p.Pid, yes[p.Alive], cmp.Or(p.Mountpoint, p.Addr))
 	}
 	return t.Flush()
 }
