@@ -46,7 +46,7 @@ func TestContent(t *testing.T) {
 	const size = 1<<30 + 4321
 	writeFilm(t, film, seed, size)
 	compareFilm(t, film, seed, noiseUnit) // its first open drops the pages that the writing has left
-	c.waitSame(20 * time.Second)
+	blocks, _ := c.waitSame(20 * time.Second)
 	before := steady(t, c)
 	began := time.Now()
 	if r := Exec(time.Minute, "cp", "--reflink=auto", film, copied); r.Code != 0 {
@@ -59,6 +59,9 @@ func TestContent(t *testing.T) {
 	unix.Sync()
 	after := used(c.Status())
 	t.Logf("cp of %d bytes took %v; in use of each store before %v, after %v", size, took, before, after)
+	if now, _ := c.waitSame(20 * time.Second); !slices.Equal(now, blocks) {
+		t.Errorf("blocks of each group: %v, before %v", now, blocks)
+	}
 	for i := range after {
 		if after[i] > before[i]+1<<20 { // the metadata's copies grow a little
 			t.Errorf("store %d uses %d bytes more", i, after[i]-before[i])

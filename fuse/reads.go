@@ -11,8 +11,8 @@ import (
 //
 // A READ that was asked before a notification and answered by what came to be
 // behind it would show zeros (see pages). The answer can only be such if the
-// notification let somebody go on who makes the file shorter: so before the kernel
-// is told that attributes are recalled, READs under way are waited for.
+// notification let somebody go on who makes the file shorter: so a recall is answered
+// only when the READs that were under way as the kernel was told are answered.
 
 // readGroup is some READs under way. It is changed under pages.mu.
 type readGroup struct {

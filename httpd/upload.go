@@ -61,6 +61,13 @@ func (u *uploads) give(id string) {
 	delete(u.busy, id)
 }
 
+// taken tells whether an upload is being written.
+func (u *uploads) taken(id string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.busy[id]
+}
+
 // uploadRecord says what an upload will be.
 type uploadRecord struct {
 	Path      string    `json:"path"`
@@ -235,6 +242,10 @@ func (h *handler) uploadRecord(w *recorder, r *http.Request, id string) (rec upl
 func (h *handler) uploadHead(w *recorder, r *http.Request, id string) {
 	rec, ok := h.uploadRecord(w, r, id)
 	if !ok {
+		return
+	}
+	if h.uploads.taken(id) { // whose connection may have broken: an offset would be past before it is used
+		h.refuse(w, http.StatusLocked, "another request is sending bytes of this upload")
 		return
 	}
 	res, err := h.src.Resolve(r.Context(), h.cred, uploadDir+"/"+id+"/"+dataName, false)

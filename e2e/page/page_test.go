@@ -183,7 +183,7 @@ func TestWatch(t *testing.T) {
 	s.Sees("0:40") // its whole length
 	s.Open("/films/")
 	s.Click("[aria-label='Show pictures']")
-	s.UntilIn(time.Minute, "document.querySelectorAll('.tile img').length === 5 && [...document.querySelectorAll('.tile img')].every(i => i.naturalWidth > 0)")
+	s.Until("document.querySelectorAll('.tile img').length === 5 && [...document.querySelectorAll('.tile img')].every(i => i.naturalWidth > 0)")
 	s.Shot("e2e-tiles")
 }
 
@@ -242,8 +242,7 @@ func TestUpload(t *testing.T) {
 	local := filepath.Join(s.c.Base, "large.bin")
 	sum := noise(t, local, size)
 	s.Excuse("ERR_") // connections break: the browser says so
-	s.Excuse("423")  // and the daemon may not have noticed when the page comes back,
-	s.Excuse("409")  // or notice, with more bytes taken in, behind the answer of how far it is: the page asks again
+	s.Excuse("423")  // and the daemon may not have noticed when the page comes back
 	s.Open("/")
 	s.Sees("This folder is empty")
 	s.Choose("#upload-files", local)
